@@ -1,0 +1,41 @@
+"""The dataset as uint8 tensors: found, downloaded or decoded, always verified."""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: its own root comes first
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from stages.lib.terminal import run  # noqa: E402
+
+
+def main() -> None:
+    """Write data/raw: the training and the test part of the dataset that params.yaml names."""
+    from dataclasses import asdict
+
+    from stages.lib.datasets import RAW, Dataset
+    from stages.lib.files import sha256, write_json, write_tensors
+    from stages.lib.params import load_params
+    from stages.lib.sources import read_source
+
+    params = load_params()
+    source = read_source(params.dataset, params.data)
+
+    names = ("images", "labels") if source.task == "classification" else ("inputs", "targets")
+    digests = {}
+    for part in ("train", "test"):
+        path = RAW / f"{part}.safetensors"
+        write_tensors(path, dict(zip(names, getattr(source, part), strict=True)))
+        digests[part] = sha256(path)
+    shape = list(source.train[0].shape[1:])
+    dataset = Dataset(params.dataset, source.task, source.classes, shape, digests, source.inputs)
+    write_json(RAW / "dataset.json", asdict(dataset))
+
+    kind = f"{len(source.classes)} classes" if source.task == "classification" else f"{len(source.classes)} targets"
+    counts = f"{len(source.train[0]):,} training and {len(source.test[0]):,} test"
+    print(f"{params.dataset}: {counts} {names[0]} of {' × '.join(map(str, shape))}, {kind} → {RAW}/")
+    print("Next: dvc repro")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,10 @@
+"""Softmax regression: one linear layer on the flattened input; linear regression where the task is regression."""
+
+import math
+
+from torch import nn
+
+
+def build(shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """Return Linear(features, outputs)."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), outputs))

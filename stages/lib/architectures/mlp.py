@@ -1,0 +1,32 @@
+"""Multi-layer perceptron; with hidden: [256] the 784-256-10 network of the MNIST tutorials."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+def build(
+    shape: tuple[int, ...],
+    outputs: int,
+    *,
+    hidden: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)],
+    activation: Literal["relu", "sigmoid", "gelu", "silu"] = "relu",
+    batch_norm: bool = True,
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+) -> nn.Module:
+    """Return the layers Linear → (BatchNorm) → activation → (Dropout) for each hidden width, then Linear."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    width = math.prod(shape)
+    for units in hidden:
+        layers.append(nn.Linear(width, units))
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(units))
+        layers.append(ACTIVATIONS[activation]())
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        width = units
+    return nn.Sequential(*layers, nn.Linear(width, outputs))

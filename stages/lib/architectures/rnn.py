@@ -1,0 +1,39 @@
+"""Recurrent network that reads an image row by row; recurrent weights start as the identity (Le et al., 2015)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from stages.lib.architectures import image_shape
+
+
+class RowReader(nn.Module):
+    """A plain RNN over the rows of an image."""
+
+    def __init__(self, features: int, outputs: int, hidden: int, layers: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(features, hidden, layers, nonlinearity=activation, batch_first=True, dropout=dropout)
+        self.head = nn.Linear(hidden, outputs)
+        for layer in range(layers):
+            nn.init.eye_(getattr(self.rnn, f"weight_hh_l{layer}"))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map float images (N, C, H, W) to logits (N, outputs)."""
+        rows = images.transpose(1, 2).flatten(2)  # (N, H, C·W)
+        states, _ = self.rnn(rows)  # (N, H, hidden)
+        return self.head(states[:, -1])
+
+
+def build(
+    shape: tuple[int, ...],
+    outputs: int,
+    *,
+    hidden: Annotated[int, Field(ge=1)],
+    layers: Annotated[int, Field(ge=1)],
+    activation: Literal["tanh", "relu"] = "tanh",
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+) -> nn.Module:
+    """Return an RNN of `layers` × `hidden` units over rows of C·W features, its last state read by Linear."""
+    channels, _, width = image_shape("rnn", shape, smallest=1)
+    return RowReader(channels * width, outputs, hidden, layers, activation, dropout)

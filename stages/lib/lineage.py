@@ -1,0 +1,71 @@
+"""Where a training comes from: code, data, versions, machine; for the record, never for the result."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+CHANGED_BY_REPRO = [":(exclude)dvc.lock", ":(exclude)metrics.json"]
+
+
+def git(*arguments: str, environment: dict[str, str] | None = None) -> str:
+    """Return the output of a Git command, or nothing where there is no Git or no commit."""
+    command = ["git", *arguments]
+    result = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", env=os.environ | (environment or {}), check=False
+    )
+    return result.stdout if result.returncode == 0 else ""
+
+
+def changes() -> str:
+    """Return the patch from HEAD to the working tree, new files included; what `dvc repro` itself writes is left out."""
+    index = git("rev-parse", "--git-path", "index").strip()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "index"
+        if index and Path(index).exists():
+            shutil.copy(index, copy)
+        environment = {"GIT_INDEX_FILE": str(copy)}
+        git("add", "--intent-to-add", "--all", environment=environment)
+        return git("diff", "--binary", "HEAD", "--", ".", *CHANGED_BY_REPRO, environment=environment)
+
+
+def tags() -> dict[str, str]:
+    """Return code, DVC experiment, data and machine as flat text."""
+    found = {
+        "git_commit": git("rev-parse", "HEAD").strip(),
+        "git_branch": git("branch", "--show-current").strip(),
+        "dvc_stage": os.environ.get("DVC_STAGE", ""),
+        "dvc_exp_name": os.environ.get("DVC_EXP_NAME", ""),
+        "dvc_exp_baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "hardware": hardware(),
+    }
+    found |= {package: version(package) for package in ("torch", "dvc", "mlflow")}
+    return found | dvc_digests()
+
+
+def dvc_digests() -> dict[str, str]:
+    """Return the MD5 by which DVC knows the dataset and the split."""
+    try:
+        stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
+    except FileNotFoundError:
+        return {}
+    outputs = [output for stage in ("fetch", "split") for output in stages.get(stage, {}).get("outs", [])]
+    return {f"dvc_md5.{output['path']}": output.get("md5", "") for output in outputs}
+
+
+def hardware() -> str:
+    """Return processor and accelerator in words."""
+    import torch
+
+    processor = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+    words = f"{processor}, {os.cpu_count()} cores"
+    return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words

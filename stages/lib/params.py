@@ -1,0 +1,190 @@
+"""params.yaml → validated, frozen settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from stages.lib.terminal import UserError, nearest
+
+PARAMS = Path("params.yaml")
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+CountOrOff = Annotated[int, Field(ge=0, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+Name = Annotated[str, StringConstraints(pattern=r"^[^/\\:]+$")]
+SectionType = TypeVar("SectionType", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A section of params.yaml: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """How a folder of images becomes tensors."""
+
+    size: Annotated[int, Field(ge=8, le=512, strict=True)]
+    channels: Literal[1, 3]
+    test: Fraction
+
+
+class Split(Section):
+    """The validation part of the training images."""
+
+    validation: Fraction
+    seed: Seed
+
+
+class Augment(Section):
+    """Random changes of the training images; zeros turn them off."""
+
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    shift: Probability
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    shear: Probability
+    flip: bool
+    erase: Probability
+
+
+class Train(Section):
+    """The recipe: every setting of a training that is not the architecture's own."""
+
+    epochs: Count
+    batch_size: Count
+    optimizer: Literal["sgd", "adam", "adamw"]
+    learning_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
+    weight_decay: NotNegative
+    schedule: Literal["constant", "step", "cosine", "one_cycle"]
+    warmup: Fraction
+    step_epochs: Count
+    step_factor: Annotated[float, Field(gt=0, le=1)]
+    clip_norm: NotNegative
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    augment: Augment
+    monitor: Literal["val_loss", "val_accuracy", "val_mae", "val_r2"]
+    mode: Literal["min", "max"]
+    patience: CountOrOff
+    keep_every: CountOrOff
+    top_k: Count
+    log_every: Count
+    tensorboard: bool
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    precision: Literal["auto", "float32", "bfloat16"]
+
+
+class Evaluate(Section):
+    """What is reported on the test images."""
+
+    batch_size: Count
+    confidence: Fraction
+    mistakes: Count
+
+
+class Export(Section):
+    """What ships, and when it becomes the champion."""
+
+    promote: Literal["gate", "always", "never"]
+    level: Fraction
+    margin: NotNegative
+    quantize: Literal["none", "dynamic", "static"]
+    max_drop: NotNegative
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    dataset: Name
+    data: Data
+    model: Name
+    architectures: Annotated[list[Name], Field(min_length=1)]
+    seed: Seed
+    split: Split
+    train: Train
+    models: dict[Name, dict[str, Any]]
+    evaluate: Evaluate
+    export: Export
+
+    def recipe(self, architecture: str) -> tuple[Train, dict[str, Any]]:
+        """Return the training settings of `architecture`, overrides applied, and its own hyperparameters."""
+        section = self.models.get(architecture)
+        if section is None:
+            raise UserError(
+                f"params.yaml: models has no section '{architecture}'; {nearest(architecture, self.models)}"
+            )
+        overrides = {key: value for key, value in section.items() if key in Train.model_fields}
+        hyperparameters = {key: value for key, value in section.items() if key not in Train.model_fields}
+        defaults = self.train.model_dump()
+        if isinstance(overrides.get("augment"), dict):
+            overrides["augment"] = defaults["augment"] | overrides["augment"]
+        return validated(Train, defaults | overrides, f"models.{architecture}"), hyperparameters
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and validate params.yaml; raises UserError with one readable line per mistake."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not here: run this in the project's root folder") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold sections such as 'train:', found {type(content).__name__}")
+    params = validated(Params, content)
+    known = available_architectures()
+    for name in [params.model, *params.architectures, *params.models]:
+        if name not in known:
+            raise UserError(f"params.yaml: unknown architecture '{name}'; {nearest(name, known)}")
+    if params.model not in params.architectures:
+        raise UserError(
+            f"params.yaml: model '{params.model}' is not one of architectures ({', '.join(params.architectures)}); "
+            f"try -S model={params.architectures[0]}"
+        )
+    if len(set(params.architectures)) < len(params.architectures):
+        raise UserError("params.yaml: architectures names one architecture twice")
+    for architecture in params.architectures:
+        params.recipe(architecture)
+    return params
+
+
+def available_architectures() -> list[str]:
+    """Return the names of the files in stages/lib/architectures/, which are the names of the architectures."""
+    return sorted(path.stem for path in (Path(__file__).parent / "architectures").glob("[!_]*.py"))
+
+
+def validated(section: type[SectionType], content: dict[str, Any], prefix: str = "") -> SectionType:
+    """Return `content` as a `section`; raises UserError with a line per mistake: key, value, what is valid."""
+    try:
+        return section.model_validate(content)
+    except ValidationError as error:
+        lines = [describe_mistake(section, mistake, prefix) for mistake in error.errors()]
+        raise UserError("params.yaml: " + "\n       ".join(lines)) from None
+
+
+def describe_mistake(section: type[BaseModel], mistake: dict[str, Any], prefix: str = "") -> str:
+    """Return one line for one of pydantic's errors, with the nearest valid key where a key is unknown."""
+    location = [str(part) for part in mistake["loc"]]
+    key = ".".join([*([prefix] if prefix else []), *location])
+    if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key '{key}'; {nearest(location[-1], valid_keys(section, location[:-1]))}"
+    if mistake["type"] == "missing":
+        return f"key '{key}' is missing"
+    return f"{key} = {mistake['input']!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
+
+
+def valid_keys(section: type[BaseModel], location: list[str]) -> list[str]:
+    """Return the keys of the section found at `location` below `section`."""
+    for part in location:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

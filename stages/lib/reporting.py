@@ -1,0 +1,239 @@
+"""What one training tells the world: progress bar, log file, MLflow, TensorBoard; the result never depends on it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import typer
+from torch import Tensor
+
+from stages.lib import lineage, tracking
+from stages.lib.checkpoints import Checkpoint
+from stages.lib.datasets import Dataset
+from stages.lib.files import write_tensors
+from stages.lib.journal import Journal
+from stages.lib.params import Params
+from stages.lib.terminal import UserError, progress
+from stages.lib.training import Interrupted, Reporter, Training
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Report:
+    """Follows a training from its first step to its end: a context around the loop, then `finish`."""
+
+    def __init__(
+        self, architecture: str, params: Params, facts: dict[str, Any], dataset: Dataset, checkpoint: Checkpoint
+    ) -> None:
+        self.architecture, self.params, self.facts = architecture, params, facts
+        self.dataset, self.checkpoint = dataset, checkpoint
+        self.log_file = checkpoint.folder / "train.log"
+        self.kept = checkpoint.folder / "epochs"
+        self.stopped = False
+        self.journal = Journal(checkpoint.training) if tracking.enabled() else None
+        self.courier = tracking.Courier(self.journal, self.say) if self.journal else None
+        self.writer = self.open_tensorboard() if facts["recipe"]["tensorboard"] else None
+
+    def reporter(self) -> Reporter:
+        """Return what the loop calls."""
+        return Reporter(self.on_step, self.on_epoch, self.on_progress, self.keep, lambda: self.stopped)
+
+    def say(self, line: str) -> None:
+        """Print a line and add it to the log file."""
+        typer.echo(line)
+        with self.log_file.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+    # --- around the loop ----------------------------------------------------------------------------------------------
+
+    def open(self, loop: Training, resumed: bool) -> Report:
+        """Announce `loop`: what is trained, on what, with how many parameters; return self, a context."""
+        recipe = self.facts["recipe"]
+        self.loop, self.started_at = loop, time.monotonic()
+        self.per_epoch = len(loop.train)
+        self.done = loop.progress.epoch * self.per_epoch + loop.progress.step * recipe["batch_size"]
+        place = f"{recipe['device']}, {recipe['precision']}, {self.facts['threads']} threads"
+        self.say(f"{self.architecture}: {count(loop.model):,} parameters on {self.per_epoch:,} examples ({place})")
+        if self.checkpoint.warning:
+            self.say(f"warning: {self.checkpoint.warning}")
+        if resumed:
+            self.say(f"{self.architecture}: resumes at epoch {loop.progress.epoch + 1}, step {loop.progress.step}")
+        else:
+            with self.log_file.open("a", encoding="utf-8") as file:
+                file.write(f"{summarise(loop.model, self.dataset)}\n")
+        if self.journal and self.courier:
+            self.journal.append("start", "start", **self.start_event())
+            if resumed:
+                self.journal.append(f"resume:{time.time_ns()}", "resume")
+            self.courier.start()
+        self.bar = progress("loss {task.fields[loss]}", "{task.fields[accuracy]}", "{task.fields[speed]} images/s")
+        return self
+
+    def __enter__(self) -> Report:
+        self.bar.start()
+        total = self.loop.recipe.epochs * self.per_epoch
+        self.task = self.bar.add_task(
+            self.architecture, total=total, completed=self.done, loss="–", accuracy="", speed="–"
+        )
+        self.signals = {s: signal.signal(s, self.stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+        for number, handler in self.signals.items():
+            signal.signal(number, handler)
+        if isinstance(error, Interrupted):
+            self.say(f"{self.architecture}: interrupted at {error}; the same command resumes there")
+            if self.courier:
+                self.courier.finish()
+            raise SystemExit(130) from None
+        if error is not None and self.journal and self.courier:
+            self.journal.append(f"failed:{time.time_ns()}", "end", status="FAILED", error=str(error) or kind.__name__)
+            self.courier.finish()
+
+    def stop(self, number: int, frame: Any) -> None:  # noqa: ANN401
+        """Ask the loop to save and stop at its next step."""
+        self.stopped = True
+
+    def save(self, loop: Training) -> None:
+        """Save a checkpoint; what was recorded so far comes to disk before it."""
+        if self.journal:
+            self.journal.flush()
+        self.checkpoint.save(*loop.state())
+
+    # --- what the loop calls ------------------------------------------------------------------------------------------
+
+    def on_progress(self, examples: int) -> None:
+        """Move the bar."""
+        self.done += examples
+        self.bar.advance(self.task, examples)
+
+    def on_step(self, step: int, loss: float, accuracy: float | None) -> None:
+        """Show and record the mean loss and accuracy of the last steps."""
+        values = {"step_loss": loss} | ({} if accuracy is None else {"step_accuracy": accuracy})
+        shown = "" if accuracy is None else f"accuracy {accuracy:.2%}"
+        speed = self.bar.tasks[self.task].speed or 0
+        self.bar.update(self.task, loss=f"{loss:.4f}", accuracy=shown, speed=f"{speed:,.0f}")
+        self.record(f"step:{step}", values, step)
+
+    def on_epoch(self, row: dict[str, float]) -> None:
+        """Print and record a row of the history."""
+        values = {name: value for name, value in row.items() if name != "epoch"}
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.say(f"{self.architecture} epoch {row['epoch']}/{self.loop.recipe.epochs}  {shown}")
+        self.record(f"epoch:{row['epoch']}", values, row["epoch"])
+
+    def record(self, key: str, values: dict[str, float], step: int) -> None:
+        """Add points to the journal and to TensorBoard."""
+        if self.journal:
+            self.journal.append(key, "metrics", values=values, step=step)
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def keep(self, epoch: int, weights: dict[str, Tensor]) -> None:
+        """Keep the weights of an epoch, to be logged beside the run's model."""
+        write_tensors(self.kept / f"epoch-{epoch:03d}.safetensors", weights)
+
+    # --- at the end ---------------------------------------------------------------------------------------------------
+
+    def finish(self, folder: Path) -> None:
+        """Record outputs and pictures of `folder` (models/<architecture>), register the model, close the run."""
+        from stages.lib.figures import draw_learning_curves
+
+        best = self.loop.progress.history[self.loop.progress.best_epoch - 1]
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in best.items() if name.startswith("val_"))
+        seconds = time.monotonic() - self.started_at
+        self.say(f"{self.architecture}: best epoch {best['epoch']}, {scores}, in {seconds:.0f} s")
+        if self.writer:
+            self.writer.close()
+        if not (self.journal and self.courier):
+            return
+        curves = self.checkpoint.folder / "learning_curves.png"
+        draw_learning_curves({self.architecture: self.loop.progress.history}, curves)
+        for path, place in ((curves, "pictures"), (self.log_file, "log"), (folder / "history.csv", None)):
+            self.attach(path, place)
+        if self.kept.exists():
+            self.attach(self.kept, "epochs")
+        self.journal.append("best", "metrics", values={"training_seconds": seconds}, step=0)
+        self.journal.append("model", "model", file=self.journal.copy(folder, "model"))
+        self.journal.append("end", "end", status="FINISHED", error="")
+        self.journal.flush()
+        self.courier.finish()
+
+    def attach(self, path: Path, place: str | None) -> None:
+        """Record a file or folder as an artifact of the run, in the folder `place`."""
+        self.journal.append(f"file:{path.name}", "artifact", file=self.journal.copy(path, path.name), folder=place)
+
+    def start_event(self) -> dict[str, Any]:
+        """Return what the run carries from the start: name, params, tags, datasets."""
+        tags = lineage.tags()
+        tags |= {"architecture": self.architecture, "lineup.lock": str(self.checkpoint.lock_file)}
+        tags |= {f"sha256.{part}": digest for part, digest in self.dataset.digests.items()}
+        patch = lineage.changes()
+        tags["git_dirty"] = str(bool(patch)).lower()
+        if patch:
+            file = self.checkpoint.folder / "changes.patch"
+            file.write_text(patch, encoding="utf-8")
+            self.journal.copy(file, file.name)
+        name = " ".join(part for part in (self.architecture, tags["dvc_exp_name"]) if part)
+        params = flattened({"dataset": self.params.dataset, "split": self.params.split.model_dump(), **self.facts})
+        return {
+            "experiment": self.dataset.name,
+            "name": name,
+            "params": params,
+            "tags": {key: value for key, value in tags.items() if value},
+            "datasets": self.datasets(),
+        }
+
+    def datasets(self) -> dict[str, dict[str, str]]:
+        """Return name, digest and source of each part of the data."""
+        digests = {
+            "training": self.facts["split"],
+            "validation": self.facts["split"][::-1],
+            "test": self.dataset.digests["test"],
+        }
+        source = f"https://dvc.local/{self.dataset.name}"
+        return {
+            part: {"name": f"{self.dataset.name}-{part}", "digest": digest[:32], "source": source}
+            for part, digest in digests.items()
+        }
+
+    def open_tensorboard(self) -> SummaryWriter:
+        """Return a writer of TensorBoard events in runs/<architecture>; UserError if the extra is not installed."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError("train.tensorboard needs an extra: pip install tensorboard") from None
+        folder = Path("runs") / self.architecture
+        shutil.rmtree(folder, ignore_errors=True)
+        return SummaryWriter(str(folder))
+
+
+def count(model: Any) -> int:  # noqa: ANN401
+    """Return the number of trained parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def summarise(model: Any, dataset: Dataset) -> str:  # noqa: ANN401
+    """Return torchinfo's table of layers, shapes and parameters."""
+    from torchinfo import summary
+
+    return str(summary(model, input_size=(2, *dataset.shape), verbose=0, device=next(model.parameters()).device))
+
+
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,53 @@
+"""What a person sees in the terminal: errors, progress bars, next commands."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: shown without a traceback, exit code 2."""
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run `main` as a Typer command; a UserError becomes one message and exit code 2."""
+    import typer
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    try:
+        app()
+    except UserError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(2)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return a hint: the closest valid choice if one is close, else all of them."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(word, choices, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(choices)}"
+
+
+def progress(*columns: str, unit: str = "") -> Progress:
+    """Return a rich progress bar, silent where standard error is not a terminal; `columns` are templates of task fields."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        *[TextColumn(column) for column in columns],
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,328 @@
+"""The training loop: optimizer, schedule, moving average, early stopping; its whole state can be saved at any step."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from stages.lib.batches import Batches, shuffled
+from stages.lib.params import Train
+from stages.lib.terminal import UserError
+
+EVALUATION_BATCH = 1000
+
+
+class Interrupted(Exception):
+    """The training was asked to stop, and has saved where it stands."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands, besides its tensors: all of it is JSON."""
+
+    epoch: int = 0
+    step: int = 0  # of this epoch
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float | None = None
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """What the loop tells the outside world; the result never depends on it."""
+
+    on_step: Callable[[int, float, float | None], None]  # global step, mean loss and accuracy since the last call
+    on_epoch: Callable[[dict[str, float]], None]
+    on_progress: Callable[[int], None]  # examples of this batch
+    keep: Callable[[int, dict[str, Tensor]], None]  # epoch, weights
+    stop_requested: Callable[[], bool]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device for `auto`, `cpu`, `mps` or `cuda[:N]`; UserError if it is not there."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    device = torch.device(name)
+    if device.type != "cpu":
+        count = torch.accelerator.device_count() if accelerator and accelerator.type == device.type else 0
+        if (device.index or 0) >= count:
+            raise UserError(
+                f"params.yaml: train.device = '{name}', but this machine has {count} such devices; try auto"
+            )
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Return `float32` or `bfloat16`; `auto` takes bfloat16 where the hardware computes in it."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
+    else:
+        native = False
+    return "bfloat16" if native else "float32"
+
+
+def make_deterministic() -> None:
+    """Choose algorithms that give the same bits on every run; must come before the first use of CUDA."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    torch.backends.cudnn.benchmark = False
+
+
+def make_optimizer(model: nn.Module, recipe: Train) -> torch.optim.Optimizer:
+    """Return the fused optimizer; weight decay spares biases and norms, which are vectors."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    rate = recipe.learning_rate
+    fused = parameters[0].device.type in ("cpu", "cuda", "mps")
+    if recipe.optimizer == "sgd":
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        return torch.optim.SGD(groups, rate, recipe.momentum, nesterov=nesterov, fused=fused)
+    optimizer = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return optimizer(groups, rate, fused=fused)
+
+
+def learning_rate(recipe: Train, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a global step, a pure function of it.
+
+    one_cycle rises from a 25th along a cosine and falls to nothing along another (Smith and Topin, 2017).
+    """
+    total = recipe.epochs * steps_per_epoch
+    if recipe.schedule == "step":
+        return recipe.learning_rate * recipe.step_factor ** (step // (recipe.step_epochs * steps_per_epoch))
+    if recipe.schedule == "cosine":
+        return recipe.learning_rate * descent(step / total)
+    if recipe.schedule == "one_cycle":
+        peak = max(1, round(recipe.warmup * total))
+        if step < peak:
+            return recipe.learning_rate * (1 - (1 - 1 / 25) * descent(step / peak))
+        return recipe.learning_rate * descent((step - peak) / (total - peak))
+    return recipe.learning_rate
+
+
+def descent(part: float) -> float:
+    """Return half a cosine: 1 at part 0, 0 at part 1."""
+    return (1 + math.cos(math.pi * part)) / 2
+
+
+class Training:
+    """A model, its optimizer and its moving average on their way through the epochs."""
+
+    def __init__(self, model: nn.Module, train: Batches, validation: Batches, recipe: Train, seed: int) -> None:
+        self.device = train.inputs.device
+        self.model = model.to(self.device)
+        if train.is_image:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.train, self.validation, self.recipe, self.seed = train, validation, recipe, seed
+        self.is_classification = not train.targets.is_floating_point()
+        self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.average = None
+        if recipe.ema:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+        self.autocast = recipe.precision == "bfloat16"
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self.losses = torch.zeros(self.steps_per_epoch, device=self.device)  # sums over the batch
+        self.correct = torch.zeros(self.steps_per_epoch, device=self.device)
+        self.columns = ["epoch", *self.metric_names(), "learning_rate"]
+        if recipe.monitor not in self.columns:
+            raise UserError(f"params.yaml: train.monitor = '{recipe.monitor}' is no metric of this task; try val_loss")
+
+    def metric_names(self) -> list[str]:
+        """Return the names of the metrics of every epoch, in their order."""
+        if not self.is_classification:
+            return ["train_loss", "val_loss", "val_mae", "val_r2"]
+        top = f"val_top{self.recipe.top_k}_accuracy"
+        names = ["train_loss", "train_accuracy", "val_loss", "val_accuracy", top]
+        return list(dict.fromkeys(names))
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self, reporter: Reporter, save: Callable[[Training], None], due: Callable[[], bool]) -> None:
+        """Train to the end of the recipe or an early stop; `save` is called when `due`, and at the end."""
+        while not self.progress.finished:
+            self.run_epoch(reporter, save, due)
+        save(self)
+
+    def run_epoch(self, reporter: Reporter, save: Callable[[Training], None], due: Callable[[], bool]) -> None:
+        """Train the rest of the current epoch, validate, and note the best epoch so far."""
+        progress, recipe = self.progress, self.recipe
+        order = shuffled(len(self.train), self.seed, progress.epoch).to(self.device)
+        reported = progress.step - progress.step % recipe.log_every
+        self.model.train()
+        while progress.step < self.steps_per_epoch:
+            index = order[progress.step * recipe.batch_size : (progress.step + 1) * recipe.batch_size]
+            self.take_step(index)
+            progress.step += 1
+            reporter.on_progress(len(index))
+            if progress.step % recipe.log_every == 0 or progress.step == self.steps_per_epoch:
+                self.report_steps(reported, reporter)
+                reported = progress.step
+            if reporter.stop_requested():
+                save(self)
+                raise Interrupted(f"epoch {progress.epoch + 1}, step {progress.step}")
+            if due() and progress.step < self.steps_per_epoch:
+                save(self)
+        row = self.finish_epoch()
+        reporter.on_epoch(row)
+        if recipe.keep_every and progress.epoch % recipe.keep_every == 0:
+            reporter.keep(progress.epoch, self.weights())
+        if due() or reporter.stop_requested():
+            save(self)
+        if reporter.stop_requested() and not progress.finished:
+            raise Interrupted(f"the end of epoch {progress.epoch}")
+
+    def take_step(self, index: Tensor) -> None:
+        """Train on the examples `index`; all that is random in it depends on seed and step alone."""
+        progress, recipe = self.progress, self.recipe
+        step = progress.epoch * self.steps_per_epoch + progress.step
+        torch.manual_seed((self.seed << 32) + step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step, self.steps_per_epoch)
+        inputs, targets = self.train.batch(index, recipe.augment)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            outputs = self.model(inputs)
+        loss = self.loss(outputs.float(), targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.losses[progress.step] = loss.detach() * len(index)
+        if self.is_classification:
+            self.correct[progress.step] = (outputs.detach().argmax(1) == targets).sum()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of a batch: cross-entropy of logits, or the squared error."""
+        if self.is_classification:
+            return functional.cross_entropy(outputs, targets, label_smoothing=self.recipe.label_smoothing)
+        return functional.mse_loss(outputs, targets)
+
+    def report_steps(self, start: int, reporter: Reporter) -> None:
+        """Report the steps since `start` of this epoch; stop the training if a loss is not finite."""
+        progress = self.progress
+        losses = self.losses[start : progress.step]
+        finite = losses.isfinite()
+        if not finite.all():
+            step = start + int((~finite).nonzero()[0]) + 1
+            raise UserError(
+                f"the loss is not finite at epoch {progress.epoch + 1}, step {step}; "
+                "try a lower learning_rate or clip_norm: 1"
+            )
+        examples = min(progress.step * self.recipe.batch_size, len(self.train)) - start * self.recipe.batch_size
+        accuracy = float(self.correct[start : progress.step].sum()) / examples if self.is_classification else None
+        step = progress.epoch * self.steps_per_epoch + progress.step
+        reporter.on_step(step, float(losses.double().sum()) / examples, accuracy)
+
+    def finish_epoch(self) -> dict[str, float]:
+        """Close the epoch: validate, add the row to the history, keep the best weights, decide whether to stop."""
+        progress, recipe = self.progress, self.recipe
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        metrics = {"train_loss": float(self.losses.double().sum()) / len(self.train)}
+        if self.is_classification:
+            metrics["train_accuracy"] = float(self.correct.sum()) / len(self.train)
+        metrics |= self.validate()
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        row = (
+            {"epoch": progress.epoch} | {name: metrics[name] for name in self.metric_names()} | {"learning_rate": rate}
+        )
+        if not math.isfinite(metrics["val_loss"]):
+            raise UserError(
+                f"the validation loss is not finite after epoch {progress.epoch}; try a lower learning_rate"
+            )
+        progress.history.append(row)
+        value, best = row[recipe.monitor], progress.best_value
+        if best is None or (value < best if recipe.mode == "min" else value > best):
+            progress.best_value, progress.best_epoch = value, progress.epoch
+            self.best = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
+        waited = progress.epoch - progress.best_epoch
+        progress.finished = progress.epoch == recipe.epochs or (recipe.patience and waited >= recipe.patience) or False
+        return row
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Return the metrics of the validation part: sums over all examples, divided once."""
+        model = self.model if self.average is None else self.average.module
+        model.eval()
+        outputs, targets = [], []
+        for start in range(0, len(self.validation), EVALUATION_BATCH):
+            inputs, truth = self.validation.batch(slice(start, start + EVALUATION_BATCH))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                outputs.append(model(inputs).float())
+            targets.append(truth)
+        model.train()
+        return self.score(torch.cat(outputs), torch.cat(targets))
+
+    def score(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return the validation metrics of outputs (N, K) and targets (N) or (N, T)."""
+        if not self.is_classification:
+            outputs, targets = outputs.double(), targets.double()
+            error = outputs - targets
+            unexplained = error.square().mean(0) / targets.var(0, correction=0)  # (T,)
+            mse, mae = error.square().mean(), error.abs().mean()
+            return {"val_loss": float(mse), "val_mae": float(mae), "val_r2": 1 - float(unexplained.mean())}
+        top_k = min(self.recipe.top_k, outputs.shape[1])
+        hits = outputs.topk(top_k, 1).indices == targets[:, None]
+        return {
+            "val_loss": float(functional.cross_entropy(outputs, targets, reduction="sum")) / len(targets),
+            f"val_top{self.recipe.top_k}_accuracy": float(hits.any(1).sum()) / len(targets),
+            "val_accuracy": float((outputs.argmax(1) == targets).sum()) / len(targets),
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights that would ship now: the moving average where there is one."""
+        return (self.model if self.average is None else self.average.module).state_dict()
+
+    # --- the state ----------------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return all that a resume needs: JSON and tensors."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {"losses": self.losses, "correct": self.correct}
+        return self.progress.__dict__, {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+
+    def restore(self, progress: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        tensors = {name: tensor.clone().to(self.device) for name, tensor in tensors.items()}
+
+        def below(prefix: str) -> dict[str, Tensor]:
+            return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+        self.progress = Progress(**progress)
+        self.model.load_state_dict(below("model."))
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in below("optimizer.").items():
+            index, key = name.split(".", 1)
+            states.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
+        if self.average is not None:
+            self.average.load_state_dict(below("average."))
+        self.best = below("best.")
+        self.losses, self.correct = tensors["losses"], tensors["correct"]
