@@ -6,7 +6,7 @@ from pathlib import Path
 if not __package__:  # run as a script: its own root comes first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from stages.lib.terminal import run  # noqa: E402
+from stages.lib.terminal import run
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 if not __package__:  # run as a script: its own root comes first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from typing import TYPE_CHECKING  # noqa: E402
+from typing import TYPE_CHECKING
 
-from stages.lib.terminal import run  # noqa: E402
+from stages.lib.terminal import run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ def main() -> None:
         mean, std = measure(inputs[train])
         figures.draw_samples(pick_samples(inputs[train], targets[train], dataset.classes), picture)
     else:
-        train = validation = torch.arange(len(inputs))  # in-sample: every row is used for both
+        train, validation = torch.arange(len(inputs)), torch.arange(len(inputs))  # in-sample: all rows are both
         mean, std = torch.zeros(1), torch.ones(1)
         figures.draw_table(inputs, targets, [*dataset.inputs, *dataset.classes], picture)
 

@@ -72,7 +72,7 @@ def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's 
 def write_outputs(
     folder: Path, facts: dict[str, Any], dataset: "Dataset", split: "Split", loop: "Training", training: str
 ) -> None:
-    """Write the best epoch's weights, the description that rebuilds the model, every epoch's row, and the training's id."""
+    """Write the best epoch's weights, all that rebuilds the model, every epoch's metrics, and the training's id."""
     from stages.lib.files import sha256, write_json, write_rows, write_tensors
 
     progress = loop.progress

@@ -57,7 +57,7 @@ def augmented(images: Tensor, settings: Augment) -> Tensor:
 
 
 def warped(images: Tensor, settings: Augment) -> Tensor:
-    """Return images turned, shifted, scaled and sheared by one random affine map each; borders are repeated outwards."""
+    """Return images turned, shifted, scaled and sheared by one random affine map each; the border goes on outwards."""
     count, device = len(images), images.device
 
     def uniform(limit: float, *shape: int) -> Tensor:

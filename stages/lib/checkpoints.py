@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class Checkpoint:
         return time.monotonic() - self.saved_at > SECONDS_BETWEEN
 
     def save(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Save `state` (JSON) and `tensors`; progress.json moves last, so that a kill leaves the old save or the new."""
+        """Save `state` (JSON) and `tensors`; progress.json moves last, so a kill leaves the old save or the new."""
         name = f"state-{uuid.uuid4().hex[:8]}.safetensors"
         path = self.folder / name
         write_tensors(path, tensors)
@@ -119,18 +119,23 @@ def is_id(text: Any) -> bool:  # noqa: ANN401
     return isinstance(text, str) and len(text) == 32 and set(text) <= set("0123456789abcdef")
 
 
+def checkpoint_of(training: str) -> Path | None:
+    """Return the folder of a training's checkpoint, if there is one."""
+    for progress_file in (private_folder() / "checkpoints").glob("*/progress.json"):
+        with suppress(FileNotFoundError, ValueError, KeyError):
+            if read_json(progress_file)["training"] == training:
+                return progress_file.parent
+    return None
+
+
 def remove_finished(training: str) -> None:
     """Remove the checkpoint of a training whose outputs are safe in DVC, unless a process is using it."""
     from filelock import FileLock, Timeout
 
-    for progress_file in (private_folder() / "checkpoints").glob("*/progress.json"):
-        try:
-            if read_json(progress_file)["training"] != training:
-                continue
-            with FileLock(progress_file.parent.with_suffix(".lock"), timeout=0):
-                shutil.rmtree(progress_file.parent)
-        except (Timeout, FileNotFoundError, ValueError, KeyError):
-            continue
+    folder = checkpoint_of(training)
+    if folder:
+        with suppress(Timeout), FileLock(folder.with_suffix(".lock"), timeout=0):
+            shutil.rmtree(folder)
 
 
 def end_with_parent() -> None:

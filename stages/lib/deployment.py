@@ -177,8 +177,8 @@ def onnx_metadata(description: dict[str, Any]) -> dict[str, str]:
     """Return the metadata of an ONNX file: names as they are, everything else as JSON."""
     import onnx
 
-    keys = ("architecture", "dataset", "task", "classes", "shape", "weights_sha256")
-    facts = {key: description[key] for key in keys}
+    keys = ("architecture", "dataset", "task", "classes", "shape", "framing", "weights_sha256")
+    facts = {key: description.get(key) for key in keys}
     facts["versions"] = {"torch": torch.__version__, "onnx": onnx.__version__, "opset": OPSET}
     return {key: fact if isinstance(fact, str) else json.dumps(fact) for key, fact in facts.items()}
 
@@ -196,3 +196,33 @@ def predict_onnx(session: InferenceSession, inputs: Tensor, batch_size: int) -> 
     """Return an ONNX session's outputs, float32 (N, K), computed batch by batch."""
     name = session.get_inputs()[0].name
     return torch.cat([torch.from_numpy(session.run(None, {name: b.numpy()})[0]) for b in inputs.split(batch_size)])
+
+
+def write_int8(source: Path, path: Path, method: str, images: Tensor) -> None:
+    """Quantize an ONNX file to 8 bits; "static" fixes the ranges of activations as `images` uint8 show them."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static, shape_inference
+
+    class Images(CalibrationDataReader):
+        """Batches of 100 images."""
+
+        batches = iter(images.split(100))
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch.numpy()}
+
+    with replacing(path) as temporary:
+        prepared = temporary.with_suffix(".prepared")
+        try:
+            shape_inference.quant_pre_process(source, prepared, skip_symbolic_shape=True)
+            if method == "dynamic":
+                quantize_dynamic(prepared, temporary)
+            else:
+                quantize_static(prepared, temporary, Images(), per_channel=True)
+        finally:
+            prepared.unlink(missing_ok=True)
+        model = onnx.load(temporary)
+        onnx.helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(source).metadata_props})
+        onnx.checker.check_model(model)
+        onnx.save(model, temporary)

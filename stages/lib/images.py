@@ -19,7 +19,7 @@ from stages.lib.datasets import draw_part
 from stages.lib.params import Data
 from stages.lib.terminal import UserError, progress
 
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 LARGEST = 80_000_000  # pixels; what claims more is a mistake or a decompression bomb
 DROPPINGS = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}  # of operating systems, beside all hidden files
 PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}
@@ -33,7 +33,10 @@ class UnreadableImageError(ValueError):
 
 
 def decode_image(source: Path | BinaryIO, size: int, channels: int) -> Tensor:
-    """Return the picture as uint8 (channels, size, size), whole, upright, in proportion; raises UnreadableImageError."""
+    """Return the picture, whole, upright and in proportion, as uint8 (channels, size, size).
+
+    Raises UnreadableImageError if it is no image, damaged, or absurdly large.
+    """
     if isinstance(source, Path) and not source.is_file():
         raise UnreadableImageError("a broken link" if source.is_symlink() else "not a file")
     try:
@@ -48,7 +51,7 @@ def decode_image(source: Path | BinaryIO, size: int, channels: int) -> Tensor:
         raise UnreadableImageError("not an image that we read (PNG, JPEG, GIF, BMP, TIFF, WebP, PPM)") from None
     except Image.DecompressionBombError:
         raise UnreadableImageError(f"more than {LARGEST:,} pixels") from None
-    except (OSError, ValueError, SyntaxError, IndexError, KeyError, EOFError) as error:  # what Pillow's decoders raise
+    except Exception as error:  # a decoder may stumble over damaged bytes in any way
         raise UnreadableImageError(str(error) or type(error).__name__) from None
 
 
@@ -106,27 +109,30 @@ def read_folder(folder: Path, data: Data) -> tuple[list[str], tuple[Tensor, Tens
 
 
 def find_parts(folder: Path) -> list[Path]:
-    """Return [folder], or [train] or [train, test] below it, whichever hold the classes; raises UserError if unclear."""
+    """Return [folder], or [train] or [train, test] below it: what holds the classes; raises UserError if unclear."""
     inside = sub_folders(folder)
     parts = [path.name for path in inside if path.name.lower() in PARTS and sub_folders(path)]
     if not parts:
         return [folder]
     if [path.name for path in inside] not in (["train"], ["test", "train"]):
         raise UserError(
-            f"{folder} holds {listed([path.name + '/' for path in inside])}: make it one sub-folder per class, or train/ "
-            f"and test/ that hold these (the validation part is drawn from train/)"
+            f"{folder} holds {listed([path.name + '/' for path in inside])}: make it one sub-folder per class, or "
+            f"train/ and test/ that hold these (the validation part is drawn from train/)"
         )
     return [folder / name for name in sorted(parts, reverse=True)]
 
 
 def find_classes(folder: Path) -> dict[str, Path]:
-    """Return the class folders by name, sorted as torchvision's ImageFolder does; raises UserError below two classes."""
+    """Return the class folders by name, sorted as torchvision's ImageFolder does; raises UserError if below two."""
     classes = {unicodedata.normalize("NFC", path.name): path for path in sub_folders(folder)}
     if len(classes) < 2:
         found = f"only '{next(iter(classes))}'" if classes else "none"
         raise UserError(f"{folder} needs a sub-folder of images for each of two or more classes; found {found}")
     if len(classes) < len(sub_folders(folder)):
         raise UserError(f"{folder} holds two sub-folders whose names look the same; rename one")
+    strange = [name for name in classes if not name.isprintable()]
+    if strange:
+        raise UserError(f"{folder}: names of classes must be readable text; rename:{listed(strange, lines=True)}")
     stray = [path for path in visible(folder) if path.suffix.lower() in Image.registered_extensions()]
     if stray:
         raise UserError(f"images lie outside the class folders; move or remove them:{listed(stray, lines=True)}")
@@ -164,7 +170,7 @@ def decode_files(paths: Sequence[Path], data: Data) -> Tensor:
     if failures:
         lines = [line for _, line in sorted(failures)]
         raise UserError(
-            f"{len(lines)} of {len(paths)} files cannot be read; mend or remove:{listed(lines, lines=True)}"
+            f"{len(lines)} of {len(paths)} files are unreadable; mend or remove:{listed(lines, lines=True)}"
         )
     return images
 

@@ -1,7 +1,7 @@
-"""What is to be recorded of a training, in order, on disk: nothing is lost when the tracking server or this process dies.
+"""What is to be recorded of a training, in order and on disk, so that no death of a server or a process loses it.
 
 .lineup/journal/<training>/ holds events.jsonl (append-only), files/ (copies of what is to be logged) and the number of
-events already delivered. An event has a key; appending a key again changes nothing, so a resumed training may repeat itself.
+events already delivered. An event has a key; appending a key again changes nothing: a resumed training may repeat itself.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Journal:
         self.files = self.folder / "files"
         self.files.mkdir(parents=True, exist_ok=True)
         self.mutex = threading.Lock()
+        self.decision = ""  # of the gate, in words
         self.events = self.read()
         self.keys = {event["key"] for event in self.events}
         self.file = self.path.open("ab")

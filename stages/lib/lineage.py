@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -25,7 +26,7 @@ def git(*arguments: str, environment: dict[str, str] | None = None) -> str:
 
 
 def changes() -> str:
-    """Return the patch from HEAD to the working tree, new files included; what `dvc repro` itself writes is left out."""
+    """Return the patch from HEAD to the working tree, new files included, without what `dvc repro` writes."""
     index = git("rev-parse", "--git-path", "index").strip()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "index"
@@ -69,3 +70,22 @@ def hardware() -> str:
     processor = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
     words = f"{processor}, {os.cpu_count()} cores"
     return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
+
+
+def dataset_facts(name: str, digests: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Return name, digest (MLflow takes 36 characters) and source of each part, for MLflow's dataset column."""
+    source = f"https://dvc.org/data/raw/{name}"
+    return {
+        part: {"name": f"{name}-{part}", "digest": digest[:32], "source": source} for part, digest in digests.items()
+    }
+
+
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

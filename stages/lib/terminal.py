@@ -36,7 +36,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def progress(*columns: str, unit: str = "") -> Progress:
-    """Return a rich progress bar, silent where standard error is not a terminal; `columns` are templates of task fields."""
+    """Return a progress bar, silent where standard error is no terminal; `columns` are templates of task fields."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -7,9 +7,13 @@ before they are made, and points keep the time at which they were measured.
 from __future__ import annotations
 
 import contextlib
+import csv
+import hashlib
 import logging
 import os
+import re
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -18,14 +22,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from stages.lib.checkpoints import private_folder
-from stages.lib.files import read_json
+from stages.lib.checkpoints import checkpoint_of, private_folder
+from stages.lib.files import read_json, read_tensors, sha256
 from stages.lib.journal import Event, Journal, journals
+from stages.lib.lineage import dataset_facts, flattened
+from stages.lib.terminal import UserError
 
 if TYPE_CHECKING:
+    from filelock import FileLock
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
+    from torch import Tensor
 
 TRAINING = "lineup.training"  # the tag by which runs, models and versions are found
 BATCH = 1000  # MLflow's limit of metrics per request
@@ -99,7 +107,7 @@ def create_store(uri: str) -> None:
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
-    """Return the id of the experiment, made if need be with an absolute place for its artifacts, restored if deleted."""
+    """Return the id of the experiment; it is made, with an absolute place for its artifacts, or undeleted if need be."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
@@ -137,9 +145,9 @@ class Context:
 
     def __init__(self, client: MlflowClient, journal: Journal) -> None:
         self.client, self.journal = client, journal
-        self.start = next(event for event in journal.events if event["do"] == "start")
+        self.start = next(event for event in journal.events if event["do"] in ("start", "restore"))
         self.experiment = experiment_id(client, self.start["experiment"])
-        self.registered = self.start["experiment"]
+        self.registered = registered_name(self.start["experiment"])
 
     def file(self, name: str) -> Path:
         """Return the journal's copy of a file."""
@@ -147,11 +155,10 @@ class Context:
 
     @property
     def run(self) -> Run:
-        """Return the training's run."""
-        run = find_run(self.client, self.experiment, self.journal.training)
-        if run is None:
-            raise LookupError(f"the run of training {self.journal.training} is gone from the tracking store")
-        return run
+        """Return the training's run; one that was deleted meanwhile is made again."""
+        if find_run(self.client, self.experiment, self.journal.training) is None:
+            handle_start(self, [self.start])
+        return find_run(self.client, self.experiment, self.journal.training)
 
     @property
     def model_id(self) -> str | None:
@@ -165,6 +172,11 @@ class Context:
         return find_version(self.client, self.registered, self.journal.training)
 
 
+def registered_name(dataset: str) -> str:
+    """Return the name of a dataset's registered model: what would break a models:/ address becomes a hyphen."""
+    return re.sub(r"[^\w .-]", "-", dataset)
+
+
 def find_run(client: MlflowClient, experiment: str, training: str) -> Run | None:
     """Return the run with this training's id, unless it was deleted."""
     return next(iter(client.search_runs([experiment], f"tags.`{TRAINING}` = '{training}'", max_results=1)), None)
@@ -176,7 +188,7 @@ def find_version(client: MlflowClient, name: str, training: str) -> ModelVersion
     return next(iter(found), None)
 
 
-# --- handlers: what a journal's events do -------------------------------------------------------------------------------
+# --- handlers: what a journal's events do ---------------------------------------------------------------------------
 
 
 def handle_start(context: Context, events: list[Event]) -> None:
@@ -246,7 +258,7 @@ def handle_model(context: Context, events: list[Event]) -> None:
     if context.version is None:
         with contextlib.suppress(MlflowException):  # it exists
             context.client.create_registered_model(
-                context.registered, description=f"Image classifiers trained on {context.registered}."
+                context.registered, description=f"Models that Lineup trained on {context.registered}."
             )
         context.client.create_model_version(
             context.registered,
@@ -310,6 +322,201 @@ def handle_end(context: Context, events: list[Event]) -> None:
     context.client.set_terminated(run_id, event["status"], event["time"])
 
 
+def handle_restore(context: Context, events: list[Event]) -> None:
+    """Record a training from its files where the store does not know it: another clone, another server, a deleted run."""
+    event = events[0]
+    run = find_run(context.client, context.experiment, context.journal.training)
+    if run is None:
+        handle_start(context, events)
+        with (context.file("model") / "history.csv").open(encoding="utf-8") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        points = [{"values": row, "time": event["time"], "step": int(row.pop("epoch"))} for row in rows]
+        handle_metrics(context, points)
+    if context.version is None:
+        handle_model(context, [{"file": "model"}])
+    if run is None:
+        handle_end(context, [{"time": event["time"], "status": "FINISHED", "error": ""}])
+
+
+def handle_evaluation(context: Context, events: list[Event]) -> None:
+    """Add metrics and pictures to the run, prove the registered version and let @<architecture> point to it."""
+    from mlflow.entities import Metric
+
+    event, client, run = events[0], context.client, context.run
+    folder, version = context.file(event["folder"]), context.version
+    if run.data.tags.get("lineup.evaluation") != event["digest"]:
+        scores = read_json(folder / "metrics.json")
+        test = {
+            "model_id": version.model_id,
+            "dataset_name": event["test_name"],
+            "dataset_digest": event["test_digest"],
+        }
+        points = [
+            Metric(name, float(value), event["time"], 0, **test) for name, value in scores.items() if "test_" in name
+        ]
+        client.log_batch(run.info.run_id, metrics=points)
+        client.log_artifacts(run.info.run_id, str(folder), "evaluation")
+        tags = {name: str(value) for name, value in scores.items()}
+        client.set_logged_model_tags(version.model_id, tags)
+        for name, value in tags.items():
+            client.set_model_version_tag(version.name, version.version, name, value)
+        log_onnx(context, version)
+        prove(context, version, folder)
+        client.set_tag(run.info.run_id, "lineup.evaluation", event["digest"])
+    with registry_lock():
+        client.set_registered_model_alias(version.name, event["architecture"], version.version)
+    describe_version(context)
+
+
+def log_onnx(context: Context, version: ModelVersion) -> None:
+    """Add model.onnx to the registered model, for consumers without torch."""
+    from stages.lib import deployment
+
+    with tempfile.TemporaryDirectory() as folder:
+        deployment.write_onnx(deployment.load(context.file("model")), Path(folder) / "model.onnx")
+        context.client.log_model_artifacts(version.model_id, folder)
+
+
+def prove(context: Context, version: ModelVersion, evaluation: Path) -> None:
+    """Load the registered version as a consumer would and hold its answers on the test images against the evaluation."""
+    import mlflow
+    import torch
+
+    from stages.lib import datasets, deployment
+
+    expected = read_tensors(evaluation / "predictions.safetensors")
+    inputs, _ = datasets.load("test")
+    if len(inputs) != len(next(iter(expected.values()))):
+        raise UserError("the test images are not those of this evaluation; run: dvc repro")
+    path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
+    reloaded = deployment.read_pt2(Path(path) / "data" / "model.pt2")
+    answers = deployment.predict(reloaded, inputs, 1000)
+    difference = float((answers - next(iter(expected.values()))).abs().max())
+    if not torch.isfinite(answers).all() or difference > 1e-5:
+        raise UserError(f"version {version.version} is not the trained model, it differs by {difference:.1e}")
+    context.client.set_model_version_tag(version.name, version.version, "proven", f"equal within {difference:.0e}")
+
+
+def handle_promote(context: Context, events: list[Event]) -> None:
+    """Let the gate decide whether this training's version becomes the champion or the challenger."""
+    client, event = context.client, events[0]
+    with registry_lock():
+        version = context.version
+        champion = aliased(client, version.name, "champion")
+        passed, why = decide(context, version, champion, event)
+        alias = "champion" if passed else "challenger"
+        client.set_registered_model_alias(version.name, alias, version.version)
+        if passed and (other := aliased(client, version.name, "challenger")) and other.version == version.version:
+            client.delete_registered_model_alias(version.name, "challenger")
+        client.set_model_version_tag(version.name, version.version, "gate", f"{alias}: {why}")
+        if passed and "val_accuracy" in version.tags:
+            best = max(best_champion(client, version), float(version.tags["val_accuracy"]))
+            client.set_registered_model_tag(version.name, f"best_champion.{version.tags['split'][:12]}", str(best))
+        if aliased(client, version.name, alias).version != version.version:
+            raise ConnectionError(f"another process moved @{alias} at the same time")
+    describe_version(context)
+    context.journal.decision = f"{version.name} version {version.version} is the {alias}: {why}"
+
+
+def decide(
+    context: Context, version: ModelVersion, champion: ModelVersion | None, settings: dict[str, Any]
+) -> tuple[bool, str]:
+    """Return whether `version` may be champion, and why, with the numbers."""
+    if settings["promote"] != "gate":
+        return settings["promote"] == "always", f"export.promote is '{settings['promote']}'"
+    if champion is None:
+        return True, "there was no champion"
+    if champion.version == version.version:
+        return True, "it was the champion already"
+    if champion.tags.get("split") != version.tags["split"]:
+        return False, f"champion version {champion.version} was trained on another split, so they can't be compared"
+    hits, champion_hits = compare(context, champion)
+    from stages.lib.metrics import mcnemar
+
+    test = mcnemar(hits, champion_hits)
+    numbers = (
+        f"of {len(hits)} validation examples only it gets {test['only_a']} right, only champion version "
+        f"{champion.version} {test['only_b']}, p = {test['p_one_sided']:.3g}"
+    )
+    if test["p_one_sided"] < settings["level"]:
+        return False, f"significantly worse: {numbers}"
+    best, accuracy = best_champion(context.client, version), float(version.tags.get("val_accuracy", "nan"))
+    if accuracy < best - settings["margin"]:
+        far = f"more than {settings['margin']} below the best champion's {best:.4f}"
+        return False, f"validation accuracy {accuracy:.4f} is {far}"
+    return True, f"not significantly worse: {numbers}"
+
+
+def compare(context: Context, champion: ModelVersion) -> tuple[Tensor, Tensor]:
+    """Return for each validation example whether this model, and whether the champion, is right (or nearer)."""
+    import mlflow
+
+    from stages.lib import datasets, deployment
+
+    split = datasets.load_split()
+    inputs, targets = (tensor[split.validation] for tensor in datasets.load("train"))
+    if context.version.tags["split"] != split.digest:
+        raise UserError("data/split is not the split of this training; run: dvc repro")
+    path = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}")
+    models = deployment.load(context.file("model")), deployment.read_pt2(Path(path) / "data" / "model.pt2")
+    answers = [deployment.predict(model, inputs, 1000) for model in models]
+    if targets.is_floating_point():
+        mine, other = ((answer - targets).square().mean(1) for answer in answers)
+        return mine < other, other < mine
+    mine, other = (answer.argmax(1) == targets for answer in answers)
+    return mine, other
+
+
+def best_champion(client: MlflowClient, version: ModelVersion) -> float:
+    """Return the highest validation accuracy of any champion so far on this version's split."""
+    tags = client.get_registered_model(version.name).tags
+    return float(tags.get(f"best_champion.{version.tags['split'][:12]}", "-inf"))
+
+
+def aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """Return the version that an alias points to, if there is one."""
+    number = client.get_registered_model(name).aliases.get(alias)
+    return client.get_model_version(name, str(number)) if number else None
+
+
+def registry_lock() -> FileLock:
+    """Return the lock under which processes of this repository move aliases."""
+    from filelock import FileLock
+
+    return FileLock(private_folder() / "registry.lock")
+
+
+def describe_version(context: Context) -> None:
+    """Write on the version, in Markdown, what it is, how good, and how to get and to reproduce it."""
+    client, version, run = context.client, context.version, context.run
+    tags, lineage = version.tags, run.data.tags
+    scores = {name: float(value) for name, value in tags.items() if name.startswith(("val_", "test_"))}
+    table = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(scores.items()))
+    patch = (
+        "git apply changes.patch  # lineage/changes.patch of the run\n" if lineage.get("git_dirty") == "true" else ""
+    )
+    number = version.version
+    text = f"""**{tags["architecture"]}** trained on **{version.name}**, {int(tags["parameters"]):,} parameters.
+
+| metric | value |
+|---|---|
+{table}
+
+{tags.get("gate", "Not exported yet.")}
+
+Takes raw inputs as the signature says (images: uint8 pixels) and answers for those like the training data; on anything
+else it is as sure and wrong as any network. To load it:
+
+    mlflow.pyfunc.load_model("models:/{version.name}/{number}").predict(inputs)
+
+To reproduce it:
+
+    git checkout {lineage.get("git_commit", "<commit unknown>")}
+    {patch}dvc repro train@{tags["architecture"]}
+"""
+    client.update_model_version(version.name, number, text)
+
+
 HANDLERS: dict[str, Callable[[Context, list[Event]], None]] = {
     "start": handle_start,
     "resume": handle_resume,
@@ -317,10 +524,13 @@ HANDLERS: dict[str, Callable[[Context, list[Event]], None]] = {
     "artifact": handle_artifact,
     "model": handle_model,
     "end": handle_end,
+    "restore": handle_restore,
+    "evaluation": handle_evaluation,
+    "promote": handle_promote,
 }
 
 
-# --- during a training --------------------------------------------------------------------------------------------------
+# --- during a training ----------------------------------------------------------------------------------------------
 
 
 class Courier:
@@ -359,9 +569,7 @@ class Courier:
             self.failed_at = time.monotonic()
             if not self.warned:
                 self.warned = True
-                self.warn(
-                    f"MLflow at {store_uri()} can't be reached ({summary(error)}); the training goes on, all is kept"
-                )
+                self.warn(f"MLflow at {store_uri()} fails ({summary(error)}); the training goes on, nothing is lost")
 
     def finish(self) -> None:
         """Deliver the rest, as long as the store answers."""
@@ -392,15 +600,93 @@ def end_abandoned_runs(client: MlflowClient) -> None:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
-# --- after a training ---------------------------------------------------------------------------------------------------
+# --- after a training --------------------------------------------------------------------------------------------
+
+
+def record_evaluation(architecture: str) -> None:
+    """Record evaluation/<architecture> on the training's run, and what else the store lacks of it."""
+    if not enabled():
+        return
+    journal = restoring_journal(architecture)
+    folder = Path("evaluation") / architecture
+    digest = hashlib.sha256("".join(sha256(path) for path in sorted(folder.glob("*"))).encode()).hexdigest()
+    description = read_json(Path("models") / architecture / "model.json")
+    journal.append(
+        f"evaluation:{digest}",
+        "evaluation",
+        architecture=architecture,
+        folder=journal.copy(folder, f"evaluation-{digest[:12]}"),
+        digest=digest,
+        test_name=f"{description['dataset']}-test",
+        test_digest=description["data"]["test"][:32],
+    )
+    attempt(journal)
+
+
+def record_export(architecture: str, settings: dict[str, Any]) -> str:
+    """Let the gate decide about the training's version; return the decision in words."""
+    if not enabled():
+        return "tracking is off: no registered model was touched"
+    journal = restoring_journal(architecture)
+    journal.append(f"promote:{time.time_ns()}", "promote", **settings)
+    attempt(journal)
+    return journal.decision or "the registry can't be reached: the gate decides at the next make sync"
+
+
+def restoring_journal(architecture: str) -> Journal:
+    """Return the journal of the training in models/<architecture>, with all that is needed to record it anew."""
+    folder = Path("models") / architecture
+    description = read_json(folder / "model.json")
+    journal = Journal(read_json(folder / "run.json")["training"])
+    journal.copy(folder, "model")
+    digests = {
+        "training": description["split"],
+        "validation": description["split"][::-1],
+        "test": description["data"]["test"],
+    }
+    facts = {name: description[name] for name in ("architecture", "hyperparameters", "recipe", "seed", "dataset")}
+    journal.append(
+        "restore",
+        "restore",
+        experiment=description["dataset"],
+        name=architecture,
+        params=flattened(facts),
+        tags={"lineup.restored": "true", "architecture": architecture},
+        datasets=dataset_facts(description["dataset"], digests),
+    )
+    return journal
+
+
+def attempt(journal: Journal) -> None:
+    """Deliver a journal; if the store fails, say so and keep it; a complete one is removed with its last copy."""
+    try:
+        deliver(journal, connect())
+    except UserError:
+        raise
+    except Exception as error:
+        print(f"warning: MLflow at {store_uri()}: {summary(error)}; {journal.pending} events are kept for make sync")
+    if not journal.pending and not checkpoint_of(journal.training):
+        journal.remove()
 
 
 def sync() -> int:
-    """Deliver every journal; remove those that are complete and no longer needed; return the number of pending events."""
-    pending, client = 0, None
-    for journal in journals():
-        if journal.pending:
-            client = client or connect()
-            deliver(journal, client)
-        pending += journal.pending
-    return pending
+    """Deliver every journal; remove those that are complete; return the number of events still pending."""
+    waiting = [journal for journal in journals() if journal.pending]
+    for journal in waiting:
+        attempt(journal)
+    return sum(journal.pending for journal in waiting)
+
+
+def download(uri: str) -> Path:
+    """Return a local folder with the files of a registered or logged model; UserError if there is none."""
+    client = connect()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(mlflow.artifacts.download_artifacts(uri))
+    except MlflowException as error:
+        names = (
+            ", ".join(sorted(model.name for model in client.search_registered_models())) or "none yet: run dvc repro"
+        )
+        raise UserError(f"no model at {uri} in {store_uri()} ({summary(error)}); registered: {names}") from None

@@ -56,9 +56,7 @@ def resolve_device(name: str) -> torch.device:
     if device.type != "cpu":
         count = torch.accelerator.device_count() if accelerator and accelerator.type == device.type else 0
         if (device.index or 0) >= count:
-            raise UserError(
-                f"params.yaml: train.device = '{name}', but this machine has {count} such devices; try auto"
-            )
+            raise UserError(f"params.yaml: train.device = '{name}', but this machine has {count} of them; try auto")
     return device
 
 
@@ -249,9 +247,7 @@ class Training:
             {"epoch": progress.epoch} | {name: metrics[name] for name in self.metric_names()} | {"learning_rate": rate}
         )
         if not math.isfinite(metrics["val_loss"]):
-            raise UserError(
-                f"the validation loss is not finite after epoch {progress.epoch}; try a lower learning_rate"
-            )
+            raise UserError(f"val_loss is not finite after epoch {progress.epoch}; try a lower learning_rate")
         progress.history.append(row)
         value, best = row[recipe.monitor], progress.best_value
         if best is None or (value < best if recipe.mode == "min" else value > best):

@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky et al., 2012) sized for small images: five convolutions, three fully connected layers, dropout."""
+"""AlexNet (Krizhevsky et al., 2012) for small images: five convolutions, three fully connected layers, dropout."""
 
 from typing import Annotated
 

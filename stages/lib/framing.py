@@ -1,0 +1,101 @@
+"""How a dataset frames what its pictures show, and the same framing for a picture of your own.
+
+MNIST's digits are white on black, scaled to fit 20 × 20 pixels, and placed with their centre of mass at the centre of
+28 × 28 (LeCun et al., "Gradient-based learning applied to document recognition", 1998). Such a habit is measured on the
+training images, travels with the model, and is imitated before a photo or a scan is classified.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from stages.lib.images import fit, to_eight_bits
+
+SAMPLE = 2000  # images that tell a dataset's habit
+INK = 0.2  # part of the darkest-to-brightest range above the background that counts as content in a photo
+
+
+def measure(images: np.ndarray) -> dict[str, Any]:
+    """Return {"background": "dark" | "light" | None, "content": pixels | None} of images uint8 (N, C, H, W).
+
+    Only grey images have such habits. `content` is the longer side of what an image shows, if it is the same in all of
+    them and its centre of mass is at the centre.
+    """
+    background, content = None, None
+    if images.shape[1] == 1:
+        sample = images[:: max(1, len(images) // SAMPLE), 0]
+        background = tone(np.median(np.stack([border(image).mean() for image in sample])))
+        if background:
+            content = content_side(sample if background == "dark" else 255 - sample)
+    return {"background": background, "content": content}
+
+
+def border(image: np.ndarray) -> np.ndarray:
+    """Return the outermost pixels of an image (H, W)."""
+    return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+
+
+def tone(level: float) -> str | None:
+    """Name a grey level 0…255, unless it is in between."""
+    return "dark" if level < 64 else "light" if level > 191 else None
+
+
+def content_side(images: np.ndarray) -> int | None:
+    """Return the longer side of bright content on black (N, H, W), if 95 % share it and are centred by mass."""
+    found = [(bounding_box(image > 0), mass_centre(image)) for image in images if image.any()]
+    sides = np.array([max(bottom - top, right - left) for (left, top, right, bottom), _ in found])
+    offsets = np.array([centre for _, centre in found]) - np.array(images.shape[1:]) / 2
+    side = int(np.median(sides))
+    regular = np.mean((abs(sides - side) <= 1) & (abs(offsets) <= 1).all(axis=1)) >= 0.95
+    return side if regular and side < min(images.shape[1:]) else None
+
+
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom of the true pixels of (H, W), the latter two exclusive."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def mass_centre(image: np.ndarray) -> np.ndarray:
+    """Return the row and column of the centre of mass of an image (H, W)."""
+    weights = image.astype(np.float64)
+    return np.array([weights.sum(axis=1 - axis) @ np.arange(image.shape[axis]) for axis in (0, 1)]) / weights.sum()
+
+
+def frame(image: Image.Image, shape: list[int], framing: dict[str, Any] | None) -> np.ndarray:
+    """Return a picture of any size and colour as the model's input, uint8 (C, H, W), framed like its training images.
+
+    One that has the model's size already is only converted in colour. Of others, a grey one with the opposite
+    background is inverted, and what it shows is cropped, scaled and centred where the training images all are.
+    """
+    channels, height, width = shape
+    untouched = image.size == (width, height)
+    image = to_eight_bits(ImageOps.exif_transpose(image), channels)
+    if not untouched:
+        framing = framing or {}
+        opposite = {"dark": "light", "light": "dark"}.get(framing.get("background"))
+        if opposite and tone(float(np.median(border(np.asarray(image))))) == opposite:
+            image = ImageOps.invert(image)
+        image = centre(image, framing, height) if framing.get("content") else fit(image, height)
+    pixels = np.array(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1).copy()
+
+
+def centre(image: Image.Image, framing: dict[str, Any], size: int) -> Image.Image:
+    """Crop grey content, scale its longer side to framing["content"], and put its mass at the centre of size × size."""
+    flip = framing["background"] == "light"
+    pixels = np.asarray(ImageOps.invert(image) if flip else image).astype(np.float32)
+    pixels -= np.median(border(pixels))
+    if pixels.max() < 32:  # blank
+        return fit(image, size)
+    pixels = np.clip(pixels / pixels.max() - INK, 0, None) / (1 - INK) * 255  # uneven paper becomes background
+    ink = Image.fromarray(pixels.round().astype(np.uint8)).crop(bounding_box(pixels >= 1))
+    scale = framing["content"] / max(ink.size)
+    ink = ink.resize([max(1, round(side * scale)) for side in ink.size], Image.Resampling.LANCZOS)
+    row, column = np.round(size / 2 - mass_centre(np.asarray(ink))).astype(int).tolist()
+    square = Image.new("L", (size, size))
+    square.paste(ink, (column, row))
+    return ImageOps.invert(square) if flip else square
