@@ -11,3 +11,44 @@ $(ENV): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps -e .
 	touch $@
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+repro: $(ENV)  ## run the pipeline: data, all architectures, leaderboard, registered champion
+	dvc repro
+
+test: $(ENV)  ## everything that must hold, in under five minutes
+	python -m pytest -q
+
+test-slow: $(ENV)  ## what takes minutes: browsers, servers, kills
+	python -m pytest -q -m slow
+
+ui: $(ENV)  ## browse experiments and models: MLflow on http://127.0.0.1:5000
+	MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false mlflow ui --host 127.0.0.1
+
+sync: $(ENV)  ## record in MLflow what it lacks
+	python -m stages.sync
+
+report: $(ENV)  ## one self-contained page: report.html
+	python -m stages.report
+
+demo: $(ENV)  ## draw a digit in the browser and see what every registered model says
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes -r requirements-demo.lock
+	python -m stages.demo
+
+lint: $(ENV)  ## ruff: mistakes and formatting
+	ruff check .
+	ruff format --check .
+
+bench: $(ENV)  ## measure speed; prints ratios
+	for file in tests/benchmarks/*.py; do python $$file; done
+
+lock: $(ENV)  ## choose the newest versions that fit together
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade \
+		--no-emit-index-url --extra test --extra tensorboard pyproject.toml -o requirements.lock
+
+clean:  ## remove what runs made: models, evaluation, export; DVC's cache and MLflow's store stay
+	rm -rf models evaluation export metrics.json data/raw data/split runs report.html
+
+.PHONY: help repro test test-slow ui sync report demo lint bench lock clean

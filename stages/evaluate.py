@@ -28,11 +28,13 @@ def main() -> None:
     """Evaluate each of params.yaml's architectures on the test set and write evaluation/."""
     import shutil
 
-    from stages.lib import datasets, deployment
+    from stages.lib import checkpoints, datasets, deployment, tracking
     from stages.lib.params import load_params
     from stages.lib.terminal import progress
 
     params = load_params()
+    for name in params.architectures:  # DVC has their outputs now
+        checkpoints.remove_finished(MODELS / name)
     dataset = datasets.describe()
     inputs, truth = datasets.load("test")
     modules = {name: deployment.load(MODELS / name) for name in params.architectures}
@@ -63,6 +65,7 @@ def main() -> None:
         compare(rows, answers, truth)
         draw_disagreements(rows, answers, inputs, truth, dataset)
     write_leaderboard(rows, params.evaluate.confidence)
+    tracking.record_evaluations(params.architectures)
     show(rows, params.evaluate.confidence, params.model)
 
 
@@ -309,9 +312,9 @@ def show(rows: list[dict[str, Any]], confidence: float, model: str) -> None:
     from rich.text import Text
 
     cells = readable(rows, confidence)
-    table = Table(title="Leaderboard, by validation score", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(title="Leaderboard, by validation score", title_justify="left", box=None, padding=(0, 1, 0, 0))
     for head in cells[0]:
-        table.add_column(head, justify="left" if head == "architecture" else "right")
+        table.add_column(head, justify="left" if head == "architecture" else "right", no_wrap=True)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row.values()))
     Console().print(table)

@@ -36,7 +36,7 @@ def main() -> None:
 
     import tempfile
 
-    from stages.lib import datasets, deployment
+    from stages.lib import datasets, deployment, tracking
     from stages.lib.files import read_json, write_json
 
     module = deployment.load(trained)
@@ -64,6 +64,7 @@ def main() -> None:
         publish(folder)
     write_json(METRICS, metrics)
     print(f"{EXPORT}/ holds {params.model}, equal to the trained model on {len(inputs):,} test inputs in every format")
+    print(tracking.record_export(params.model, params.export.model_dump()))
     print(f"Next: python {EXPORT}/example.py · python -m stages.predict --model {EXPORT} PICTURE")
 
 
@@ -186,7 +187,8 @@ def measure_speed(path: Path, inputs: "Tensor") -> dict[str, float]:
         "images_per_second": 256 / np.median(durations(lambda: parallel.run(None, batch), 20)),
         "images_per_second_1thread": 256 / np.median(durations(lambda: single.run(None, batch), 20)),
     }
-    return {key: float(f"{value:.3g}") for key, value in speed.items()}
+    rounded = {key: float(f"{value:.3g}") for key, value in speed.items()}
+    return {key: int(value) if value >= 100 else value for key, value in rounded.items()}
 
 
 def durations(work: "Callable[[], object]", repetitions: int) -> Any:  # noqa: ANN401

@@ -1,5 +1,6 @@
 """The dataset as uint8 tensors: found, downloaded or decoded, always verified."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def main() -> None:
     kind = f"{len(source.classes)} classes" if source.task == "classification" else f"{len(source.classes)} targets"
     counts = f"{len(source.train[0]):,} training and {len(source.test[0]):,} test"
     print(f"{params.dataset}: {counts} {names[0]} of {' × '.join(map(str, shape))}, {kind} → {RAW}/")
-    print("Next: dvc repro")
+    if "DVC_STAGE" not in os.environ:
+        print("Next: dvc repro")
 
 
 if __name__ == "__main__":

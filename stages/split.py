@@ -1,5 +1,6 @@
 """The training and the validation part, with mean and standard deviation of the training part."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def main() -> None:
         },
     )
     print(f"{dataset.name}: {len(train):,} for training, {len(validation):,} for validation; see {picture}")
-    print("Next: dvc repro")
+    if "DVC_STAGE" not in os.environ:
+        print("Next: dvc repro")
 
 
 def measure(images: "Tensor") -> "tuple[Tensor, Tensor]":

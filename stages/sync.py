@@ -21,10 +21,8 @@ def main() -> None:
     if not tracking.enabled():
         raise UserError("LINEUP_TRACKING is off; unset it to sync")
     pending = tracking.sync()
-    for architecture in params.architectures:
-        if (Path("evaluation") / architecture / "metrics.json").exists():
-            tracking.record_evaluation(architecture)
-            typer.echo(f"{architecture}: recorded")
+    evaluated = [name for name in params.architectures if (Path("evaluation") / name / "metrics.json").exists()]
+    tracking.record_evaluations(evaluated)
     if Path("metrics.json").exists():
         typer.echo(tracking.record_export(params.model, params.export.model_dump()))
     if pending:

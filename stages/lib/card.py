@@ -24,7 +24,8 @@ CARD = """\
 # {architecture} for {dataset}
 
 {task_name}: takes {takes}, gives {gives}
-for {names}. Whatever the network needs in between (scaling, normalisation, softmax) is inside the files.
+for: {names}.
+Whatever the network needs in between (scaling, normalisation, softmax) is inside the files.
 
 | measure | value |
 |---|---|
@@ -36,7 +37,7 @@ that exported.
 
 ## Files
 
-`model.onnx` (any batch size), `model.pt2` (`torch.export`), `model.safetensors` (the weights as trained) and `model.json`
+`model.onnx` (any batch size), `model.pt2` (`torch.export`), `model.safetensors` (weights as trained) and `model.json`
 (architecture, recipe, class names, digests, versions: all that rebuilds, reads and verifies them). Before it was
 published, each format was compared with the trained model on every test input: outputs within 1e-5, in batches of 1, 7
 and 1000.
@@ -50,8 +51,9 @@ python -m stages.predict --model export PICTURE...      # in the project that ma
 
 ## Intended use and limits
 
-{limits} The scores hold for the test part of `{dataset}` and for no other data. Trained with
-seed {seed}, best epoch {epoch}; weights `{weights_sha256}`.
+{limits}
+The scores hold for the test part of `{dataset}` and for no other data. Trained with seed {seed}, best epoch {epoch};
+weights `{weights_sha256}`.
 """
 
 CLASSIFIER_LIMITS = """\

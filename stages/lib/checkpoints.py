@@ -128,11 +128,13 @@ def checkpoint_of(training: str) -> Path | None:
     return None
 
 
-def remove_finished(training: str) -> None:
-    """Remove the checkpoint of a training whose outputs are safe in DVC, unless a process is using it."""
+def remove_finished(outputs: Path) -> None:
+    """Remove the checkpoint of the training that wrote `outputs`, now safe in DVC, unless a process is using it."""
     from filelock import FileLock, Timeout
 
-    folder = checkpoint_of(training)
+    if not (outputs / "run.json").exists():
+        return
+    folder = checkpoint_of(read_json(outputs / "run.json")["training"])
     if folder:
         with suppress(Timeout), FileLock(folder.with_suffix(".lock"), timeout=0):
             shutil.rmtree(folder)

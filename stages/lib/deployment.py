@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import pickletools
 import re
 import warnings
 from collections.abc import Callable
@@ -27,6 +29,13 @@ EVALUATED = {  # what torch.export.load evaluates, calls or compiles as Python, 
     "target": re.compile(r"torch\.ops\.aten\.\w+\.\w+"),
     "guards_code": re.compile(r"\[\]"),
 }
+TENSOR_PARTS = {
+    "torch._utils _rebuild_tensor_v2",
+    "torch ByteStorage",
+    "torch FloatStorage",
+    "collections OrderedDict",
+}
+IMPORTING = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}  # a pickle's other ways to name a function
 
 
 class Deployed(nn.Module):
@@ -119,9 +128,9 @@ def refuse_code(path: Path) -> None:
     try:
         with PT2ArchiveReader(str(path)) as archive:  # the reader that loads it: what is checked is what is loaded
             records = {name: archive.read_bytes(name) for name in archive.get_file_names()}
-        tensors = raw_tensors(records)
+        harmless = VERSION_RECORDS | raw_tensors(records)
         for name, content in records.items():
-            if content and name not in VERSION_RECORDS | tensors and not is_harmless_json(name, content):
+            if content and name not in harmless and not (is_harmless_graph(name, content) or is_example(name, content)):
                 raise UserError(f"{path}: loading '{name}' could run code, so the file is refused; run: dvc repro")
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is no pt2 archive as we write them, so it is refused; run: dvc repro") from None
@@ -138,13 +147,24 @@ def raw_tensors(records: dict[str, bytes]) -> set[str]:
     return raw - other
 
 
-def is_harmless_json(name: str, content: bytes) -> bool:
+def is_harmless_graph(name: str, content: bytes) -> bool:
     """Tell whether a record is JSON and holds none of the strings that torch would evaluate or call as Python."""
     if not name.endswith(".json"):
         return False
     objects: list[dict] = []
     json.loads(content, object_hook=lambda item: objects.append(item) or item)
     return all(EVALUATED[key].fullmatch(str(item[key])) for item in objects for key in EVALUATED.keys() & item.keys())
+
+
+def is_example(name: str, content: bytes) -> bool:
+    """Tell whether a record is MLflow's example input: a pickle, here only looked at, that can build only tensors."""
+    if not name.startswith("data/sample_inputs/"):
+        return False
+    pickled = torch._C.PyTorchFileReader(io.BytesIO(content)).get_record("data.pkl")
+    return all(
+        argument in TENSOR_PARTS if opcode.name == "GLOBAL" else opcode.name not in IMPORTING
+        for opcode, argument, _ in pickletools.genops(pickled)
+    )
 
 
 def write_onnx(module: Deployed, path: Path) -> None:
@@ -201,28 +221,37 @@ def predict_onnx(session: InferenceSession, inputs: Tensor, batch_size: int) -> 
 def write_int8(source: Path, path: Path, method: str, images: Tensor) -> None:
     """Quantize an ONNX file to 8 bits; "static" fixes the ranges of activations as `images` uint8 show them."""
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static, shape_inference
+    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
 
-    class Images(CalibrationDataReader):
-        """Batches of 100 images."""
-
-        batches = iter(images.split(100))
-
-        def get_next(self) -> dict[str, Any] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {"images": batch.numpy()}
-
-    with replacing(path) as temporary:
-        prepared = temporary.with_suffix(".prepared")
-        try:
-            shape_inference.quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    model = onnx.load(source)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    del model.graph.value_info[:]  # the quantizer transposes weights and trips over their former shapes
+    settings: dict[str, Any] = {"op_types_to_quantize": ["Conv", "Gemm", "MatMul"], "weight_type": QuantType.QInt8}
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it recommends a preparation that these models do not need
+    try:
+        with replacing(path) as temporary:
             if method == "dynamic":
-                quantize_dynamic(prepared, temporary)
+                quantize_dynamic(model, temporary, **settings)
             else:
-                quantize_static(prepared, temporary, Images(), per_channel=True)
-        finally:
-            prepared.unlink(missing_ok=True)
-        model = onnx.load(temporary)
-        onnx.helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(source).metadata_props})
-        onnx.checker.check_model(model)
-        onnx.save(model, temporary)
+                quantize_static(model, temporary, ImageReader(images), per_channel=True, **settings)
+            quantized = onnx.load(temporary)
+            onnx.helper.set_model_props(quantized, metadata)
+            onnx.checker.check_model(quantized)
+            onnx.save(quantized, temporary)
+    finally:
+        root.setLevel(level)
+
+
+class ImageReader:
+    """What ONNX Runtime's calibration reads: images uint8 (N, C, H, W), 100 at a time."""
+
+    def __init__(self, images: Tensor) -> None:
+        """Take the images to calibrate on."""
+        self.batches = iter(images.split(100))
+
+    def get_next(self) -> dict[str, Any] | None:
+        """Return the next inputs, or None at the end."""
+        batch = next(self.batches, None)
+        return None if batch is None else {"images": batch.numpy()}

@@ -225,7 +225,7 @@ def draw_mistakes(mistakes: Sequence[tuple[Tensor, str, str, float]], examples: 
     columns = 5 if len(mistakes) <= 25 else 8
     pitch, room = WIDTH / columns, 19 if columns == 5 else 12
     tall, wide = mistakes[0][0].shape[1:]
-    side = pitch - 0.3
+    side = pitch - 0.5
     height = side * min(1, tall / wide)
     row = height + 0.5
     with drawing(path, height=-(-len(mistakes) // columns) * row) as figure:
@@ -236,8 +236,8 @@ def draw_mistakes(mistakes: Sequence[tuple[Tensor, str, str, float]], examples: 
             place(axes, image, middle - width / 2, top, width, height)
             style = {"ha": "center", "va": "center", "size": 9}
             axes.text(middle, top + height + 0.1, f"is {shorten(truth, room - 3)}", color=GOOD, **style)
-            sure = f" {100 * min(confidence, 0.9999):.{0 if confidence < 0.995 else 2}f} %"
-            said = f"not {shorten(prediction, room - 4 - len(sure))}{sure}"
+            sure = f", {100 * min(confidence, 0.9999):.{0 if confidence < 0.995 else 2}f} %"
+            said = f"said {shorten(prediction, room - 5 - len(sure))}{sure}"
             axes.text(middle, top + height + 0.28, said, color=BAD, **style)
     return None
 
@@ -405,7 +405,8 @@ def record_activations(module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
 
 def draw_activations(image: Tensor, activations: Mapping[str, Tensor], path: Path, most: int = 6) -> None:
     """Draw what each layer makes of one input: feature maps, the states of every step, or a strip of units."""
-    layers = [name for name in abridged(list(activations), most) if name is not None]
+    names, count = list(activations), min(most, len(activations))
+    layers = [names[round(index * (len(names) - 1) / max(count - 1, 1))] for index in range(count)]  # evenly spaced
     rows = [("input", (1, *image.shape), to_rgb(image), 1.0)] if image.ndim == 3 else []
     for name in layers:
         grid = activation_grid(activations[name])
@@ -433,6 +434,26 @@ def describe_shape(shape: Sequence[int]) -> str:
     if len(shape) == 4:
         return f"{shape[1]} × {shape[2]} × {shape[3]}"
     return f"{shape[0]} steps × {shape[2]} units" if len(shape) == 3 else f"{shape[1]} units"
+
+
+def draw_answers(
+    answers: Sequence[tuple[str, np.ndarray, np.ndarray]], classes: Sequence[str], path: Path, most: int = 10
+) -> None:
+    """Draw a row per (name, image uint8 (C, H, W), probabilities (K,)): the image, and bars of its best classes."""
+    shown = min(len(classes), most)
+    with drawing(path, height=len(answers) * (0.24 * shown + 0.5)) as figure:
+        rows = figure.subplots(len(answers), 2, width_ratios=[1, 1.6], squeeze=False)
+        for (left, right), (name, image, probabilities) in zip(rows, answers, strict=True):
+            left.imshow(image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+            left.set_title(shorten(name, 32), loc="center", weight="normal", size=9)
+            left.axis("off")
+            best = probabilities.argsort(kind="stable")[::-1][:shown]
+            bars = right.barh(range(shown), probabilities[best], color=[GOOD, *["0.7"] * (shown - 1)])
+            right.bar_label(bars, [f"{100 * value:.1f} %" for value in probabilities[best]], padding=4, size=9)
+            right.set_yticks(range(shown), [shorten(classes[index], 24) for index in best])
+            right.set(xlim=(0, 1.15), ylim=(shown - 0.4, -0.6), xticks=[])
+            right.spines.bottom.set_visible(False)
+            right.tick_params(length=0)
 
 
 def draw_message(text: str, path: Path) -> None:
@@ -541,7 +562,7 @@ def shorten(name: str, most: int) -> str:
 
 
 def abridged(numbers: Sequence[int], most: int) -> list[int | None]:
-    """Return all numbers, or the first ones, None and the last where there are more than `most`."""
+    """Return all numbers, or the first ones, None and the last one where there are more than `most`."""
     return list(numbers) if len(numbers) <= most else [*numbers[: most - 2], None, numbers[-1]]
 
 

@@ -7,15 +7,17 @@ training images, travels with the model, and is imitated before a photo or a sca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from stages.lib.images import fit, to_eight_bits
+from stages.lib.pictures import border, fit
 
 SAMPLE = 2000  # images that tell a dataset's habit
-INK = 0.2  # part of the darkest-to-brightest range above the background that counts as content in a photo
+INK = 0.2  # part of the range from background to brightest pixel that is still background in a photo
+FAINTEST = 32  # what stands out less from the background is nothing
 
 
 def measure(images: np.ndarray) -> dict[str, Any]:
@@ -31,11 +33,6 @@ def measure(images: np.ndarray) -> dict[str, Any]:
         if background:
             content = content_side(sample if background == "dark" else 255 - sample)
     return {"background": background, "content": content}
-
-
-def border(image: np.ndarray) -> np.ndarray:
-    """Return the outermost pixels of an image (H, W)."""
-    return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
 
 
 def tone(level: float) -> str | None:
@@ -65,37 +62,32 @@ def mass_centre(image: np.ndarray) -> np.ndarray:
     return np.array([weights.sum(axis=1 - axis) @ np.arange(image.shape[axis]) for axis in (0, 1)]) / weights.sum()
 
 
-def frame(image: Image.Image, shape: list[int], framing: dict[str, Any] | None) -> np.ndarray:
-    """Return a picture of any size and colour as the model's input, uint8 (C, H, W), framed like its training images.
+def frame(image: Image.Image, shape: Sequence[int], framing: dict[str, Any] | None) -> Image.Image:
+    """Return an 8-bit picture in a model's size, framed like its training images (`shape` is theirs: C, H, W).
 
-    One that has the model's size already is only converted in colour. Of others, a grey one with the opposite
-    background is inverted, and what it shows is cropped, scaled and centred where the training images all are.
+    One that has this size already is left as it is. Of others, a grey one with the opposite background is inverted, and
+    what it shows is cropped, scaled and centred, where that was done to all training images.
     """
-    channels, height, width = shape
-    untouched = image.size == (width, height)
-    image = to_eight_bits(ImageOps.exif_transpose(image), channels)
-    if not untouched:
-        framing = framing or {}
-        opposite = {"dark": "light", "light": "dark"}.get(framing.get("background"))
-        if opposite and tone(float(np.median(border(np.asarray(image))))) == opposite:
-            image = ImageOps.invert(image)
-        image = centre(image, framing, height) if framing.get("content") else fit(image, height)
-    pixels = np.array(image)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1).copy()
+    if image.size == (shape[2], shape[1]):
+        return image
+    background, content = (framing or {}).get("background"), (framing or {}).get("content")
+    if background and tone(float(np.median(border(np.asarray(image))))) not in (background, None):
+        image = ImageOps.invert(image)
+    return centre(image, content, background, shape[1]) if content else fit(image, shape[1])
 
 
-def centre(image: Image.Image, framing: dict[str, Any], size: int) -> Image.Image:
-    """Crop grey content, scale its longer side to framing["content"], and put its mass at the centre of size × size."""
-    flip = framing["background"] == "light"
+def centre(image: Image.Image, content: int, background: str, size: int) -> Image.Image:
+    """Crop what a grey image shows, scale its longer side to `content`, put its mass at the centre of size × size."""
+    flip = background == "light"
     pixels = np.asarray(ImageOps.invert(image) if flip else image).astype(np.float32)
     pixels -= np.median(border(pixels))
-    if pixels.max() < 32:  # blank
+    if pixels.max() < FAINTEST:
         return fit(image, size)
     pixels = np.clip(pixels / pixels.max() - INK, 0, None) / (1 - INK) * 255  # uneven paper becomes background
-    ink = Image.fromarray(pixels.round().astype(np.uint8)).crop(bounding_box(pixels >= 1))
-    scale = framing["content"] / max(ink.size)
-    ink = ink.resize([max(1, round(side * scale)) for side in ink.size], Image.Resampling.LANCZOS)
-    row, column = np.round(size / 2 - mass_centre(np.asarray(ink))).astype(int).tolist()
+    shown = Image.fromarray(pixels.round().astype(np.uint8)).crop(bounding_box(pixels >= 1))
+    scale = content / max(shown.size)
+    shown = shown.resize([max(1, round(side * scale)) for side in shown.size], Image.Resampling.LANCZOS)
+    row, column = np.round(size / 2 - mass_centre(np.asarray(shown))).astype(int).tolist()
     square = Image.new("L", (size, size))
-    square.paste(ink, (column, row))
+    square.paste(shown, (column, row))
     return ImageOps.invert(square) if flip else square

@@ -16,6 +16,7 @@ import socket
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -26,7 +27,7 @@ from stages.lib.checkpoints import checkpoint_of, private_folder
 from stages.lib.files import read_json, read_tensors, sha256
 from stages.lib.journal import Event, Journal, journals
 from stages.lib.lineage import dataset_facts, flattened
-from stages.lib.terminal import UserError
+from stages.lib.terminal import UserError, progress
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from torch import Tensor
 
+SERVER = os.environ.get("MLFLOW_TRACKING_URI", "")  # read once: MLflow sets the variable itself later
 TRAINING = "lineup.training"  # the tag by which runs, models and versions are found
 BATCH = 1000  # MLflow's limit of metrics per request
 SECONDS_BETWEEN_TRIES = 15.0
@@ -56,7 +58,7 @@ def store_root() -> Path:
 
 def store_uri() -> str:
     """Return MLFLOW_TRACKING_URI, or the SQLite store of this repository."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_root() / 'mlflow.db'}"
+    return SERVER or f"sqlite:///{store_root() / 'mlflow.db'}"
 
 
 def connect() -> MlflowClient:
@@ -73,7 +75,7 @@ def connect() -> MlflowClient:
     check_reachable(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    if uri.startswith("sqlite:///") and not os.environ.get("MLFLOW_TRACKING_URI"):
+    if not SERVER:
         create_store(uri)
     return mlflow.MlflowClient(uri, uri)
 
@@ -107,14 +109,13 @@ def create_store(uri: str) -> None:
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
-    """Return the id of the experiment; it is made, with an absolute place for its artifacts, or undeleted if need be."""
+    """Return the id of the experiment: found, restored, or made with an absolute place for its artifacts."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        local = not os.environ.get("MLFLOW_TRACKING_URI")
         try:
-            return client.create_experiment(name, str(store_root() / "mlartifacts") if local else None)
+            return client.create_experiment(name, None if SERVER else str(store_root() / "mlartifacts"))
         except MlflowException:  # another process was faster
             experiment = client.get_experiment_by_name(name)
     if experiment.lifecycle_stage == "deleted":
@@ -297,7 +298,8 @@ def log_model(context: Context, folder: Path, description: dict[str, Any]) -> st
         Schema([TensorSpec(example.dtype, (-1, *description["shape"]))]), Schema([TensorSpec(*answer)])
     )
     mlflow.set_experiment(experiment_id=context.experiment)
-    with mlflow.start_run(run_id=context.run.info.run_id):
+    with warnings.catch_warnings(), mlflow.start_run(run_id=context.run.info.run_id):
+        warnings.filterwarnings("ignore", "The tensor attributes")  # an RNN's flat weights
         return mlflow.pytorch.log_model(
             module,
             name=description["architecture"],
@@ -343,7 +345,7 @@ def handle_evaluation(context: Context, events: list[Event]) -> None:
     from mlflow.entities import Metric
 
     event, client, run = events[0], context.client, context.run
-    folder, version = context.file(event["folder"]), context.version
+    folder, version, model_id = context.file(event["folder"]), context.version, context.model_id
     if run.data.tags.get("lineup.evaluation") != event["digest"]:
         scores = read_json(folder / "metrics.json")
         test = {
@@ -356,11 +358,12 @@ def handle_evaluation(context: Context, events: list[Event]) -> None:
         ]
         client.log_batch(run.info.run_id, metrics=points)
         client.log_artifacts(run.info.run_id, str(folder), "evaluation")
+        client.log_artifacts(run.info.run_id, str(context.file(event["pictures"])), "pictures")
         tags = {name: str(value) for name, value in scores.items()}
-        client.set_logged_model_tags(version.model_id, tags)
+        client.set_logged_model_tags(model_id, tags)
         for name, value in tags.items():
             client.set_model_version_tag(version.name, version.version, name, value)
-        log_onnx(context, version)
+        log_onnx(context)
         prove(context, version, folder)
         client.set_tag(run.info.run_id, "lineup.evaluation", event["digest"])
     with registry_lock():
@@ -368,13 +371,13 @@ def handle_evaluation(context: Context, events: list[Event]) -> None:
     describe_version(context)
 
 
-def log_onnx(context: Context, version: ModelVersion) -> None:
+def log_onnx(context: Context) -> None:
     """Add model.onnx to the registered model, for consumers without torch."""
     from stages.lib import deployment
 
     with tempfile.TemporaryDirectory() as folder:
         deployment.write_onnx(deployment.load(context.file("model")), Path(folder) / "model.onnx")
-        context.client.log_model_artifacts(version.model_id, folder)
+        context.client.log_model_artifacts(context.model_id, folder)
 
 
 def prove(context: Context, version: ModelVersion, evaluation: Path) -> None:
@@ -384,14 +387,17 @@ def prove(context: Context, version: ModelVersion, evaluation: Path) -> None:
 
     from stages.lib import datasets, deployment
 
-    expected = read_tensors(evaluation / "predictions.safetensors")
+    (expected,) = read_tensors(evaluation / "predictions.safetensors").values()
     inputs, _ = datasets.load("test")
-    if len(inputs) != len(next(iter(expected.values()))):
+    if len(inputs) != len(expected):
         raise UserError("the test images are not those of this evaluation; run: dvc repro")
     path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
     reloaded = deployment.read_pt2(Path(path) / "data" / "model.pt2")
     answers = deployment.predict(reloaded, inputs, 1000)
-    difference = float((answers - next(iter(expected.values()))).abs().max())
+    difference = float((answers - expected).abs().max())
+    session = deployment.read_onnx(Path(path) / "model.onnx")
+    onnx_answers = deployment.predict_onnx(session, inputs, 1000)
+    difference = max(difference, float((onnx_answers - expected).abs().max()))
     if not torch.isfinite(answers).all() or difference > 1e-5:
         raise UserError(f"version {version.version} is not the trained model, it differs by {difference:.1e}")
     context.client.set_model_version_tag(version.name, version.version, "proven", f"equal within {difference:.0e}")
@@ -408,7 +414,8 @@ def handle_promote(context: Context, events: list[Event]) -> None:
         client.set_registered_model_alias(version.name, alias, version.version)
         if passed and (other := aliased(client, version.name, "challenger")) and other.version == version.version:
             client.delete_registered_model_alias(version.name, "challenger")
-        client.set_model_version_tag(version.name, version.version, "gate", f"{alias}: {why}")
+        if not (champion and champion.version == version.version):
+            client.set_model_version_tag(version.name, version.version, "gate", f"{alias}: {why}")
         if passed and "val_accuracy" in version.tags:
             best = max(best_champion(client, version), float(version.tags["val_accuracy"]))
             client.set_registered_model_tag(version.name, f"best_champion.{version.tags['split'][:12]}", str(best))
@@ -492,9 +499,8 @@ def describe_version(context: Context) -> None:
     tags, lineage = version.tags, run.data.tags
     scores = {name: float(value) for name, value in tags.items() if name.startswith(("val_", "test_"))}
     table = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(scores.items()))
-    patch = (
-        "git apply changes.patch  # lineage/changes.patch of the run\n" if lineage.get("git_dirty") == "true" else ""
-    )
+    dirty = lineage.get("git_dirty") == "true"
+    patch = "git apply changes.patch  # lineage/changes.patch of the run\n    " if dirty else ""
     number = version.version
     text = f"""**{tags["architecture"]}** trained on **{version.name}**, {int(tags["parameters"]):,} parameters.
 
@@ -530,7 +536,7 @@ HANDLERS: dict[str, Callable[[Context, list[Event]], None]] = {
 }
 
 
-# --- during a training ----------------------------------------------------------------------------------------------
+# --- during a training --------------------------------------------------------------------------------------
 
 
 class Courier:
@@ -569,7 +575,7 @@ class Courier:
             self.failed_at = time.monotonic()
             if not self.warned:
                 self.warned = True
-                self.warn(f"MLflow at {store_uri()} fails ({summary(error)}); the training goes on, nothing is lost")
+                self.warn(f"MLflow at {store_uri()} fails ({summary(error)}); nothing is lost, training goes on")
 
     def finish(self) -> None:
         """Deliver the rest, as long as the store answers."""
@@ -603,19 +609,27 @@ def end_abandoned_runs(client: MlflowClient) -> None:
 # --- after a training --------------------------------------------------------------------------------------------
 
 
+def record_evaluations(architectures: list[str]) -> None:
+    """Record evaluation/ on the run of each training, and what else the store lacks of it."""
+    if enabled():
+        with progress(unit="runs") as bar:
+            for architecture in bar.track(architectures, description="Recording"):
+                record_evaluation(architecture)
+
+
 def record_evaluation(architecture: str) -> None:
-    """Record evaluation/<architecture> on the training's run, and what else the store lacks of it."""
-    if not enabled():
-        return
+    """Record evaluation/<architecture> and its pictures on the training's run."""
     journal = restoring_journal(architecture)
-    folder = Path("evaluation") / architecture
-    digest = hashlib.sha256("".join(sha256(path) for path in sorted(folder.glob("*"))).encode()).hexdigest()
+    folder, pictures = Path("evaluation") / architecture, Path("evaluation") / "plots" / architecture
+    files = [*sorted(folder.glob("*")), *sorted(pictures.glob("*"))]
+    digest = hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
     description = read_json(Path("models") / architecture / "model.json")
     journal.append(
         f"evaluation:{digest}",
         "evaluation",
         architecture=architecture,
         folder=journal.copy(folder, f"evaluation-{digest[:12]}"),
+        pictures=journal.copy(pictures, f"pictures-{digest[:12]}"),
         digest=digest,
         test_name=f"{description['dataset']}-test",
         test_digest=description["data"]["test"][:32],
@@ -657,24 +671,23 @@ def restoring_journal(architecture: str) -> Journal:
     return journal
 
 
-def attempt(journal: Journal) -> None:
-    """Deliver a journal; if the store fails, say so and keep it; a complete one is removed with its last copy."""
+def attempt(journal: Journal) -> int:
+    """Deliver a journal and return how much is still pending; if the store fails, say so; remove what is complete."""
     try:
         deliver(journal, connect())
     except UserError:
         raise
     except Exception as error:
         print(f"warning: MLflow at {store_uri()}: {summary(error)}; {journal.pending} events are kept for make sync")
-    if not journal.pending and not checkpoint_of(journal.training):
+    pending = journal.pending
+    if not pending and not checkpoint_of(journal.training):
         journal.remove()
+    return pending
 
 
 def sync() -> int:
     """Deliver every journal; remove those that are complete; return the number of events still pending."""
-    waiting = [journal for journal in journals() if journal.pending]
-    for journal in waiting:
-        attempt(journal)
-    return sum(journal.pending for journal in waiting)
+    return sum(attempt(journal) for journal in journals() if journal.pending)
 
 
 def download(uri: str) -> Path:

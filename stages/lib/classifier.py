@@ -1,0 +1,116 @@
+"""A registered or exported model as its users meet it: pictures in, probabilities out; torch only without ONNX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import yaml
+
+from stages.lib.files import read_json
+from stages.lib.framing import frame
+from stages.lib.pictures import read_picture, to_array
+from stages.lib.terminal import UserError
+
+PARAMS = Path("params.yaml")
+HOW_TO_NAME = "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/NAME, or a folder or .onnx file that export made"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model, and what is known of it: the content of its model.json, or the metadata of its ONNX file."""
+
+    run: Callable[[np.ndarray], np.ndarray]  # uint8 (N, C, H, W) → float32 (N, K)
+    description: dict[str, Any]
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the classes' names, in the order of the outputs."""
+        return self.description["classes"]
+
+    def see(self, source: Path | BinaryIO) -> np.ndarray:
+        """Return a picture file as the model sees it, uint8 (C, H, W); raises UnreadablePictureError."""
+        shape = self.description["shape"]
+        return to_array(frame(read_picture(source, shape[0]), shape, self.description.get("framing")))
+
+    def classify(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Return probabilities float32 (N, K) of images as `see` returns them."""
+        return self.run(np.stack(images))
+
+
+def open_classifier(model: str | None) -> Classifier:
+    """Open a model by MLflow URI or by path, the dataset's champion by default; UserError where there is none."""
+    model = model or default_model()
+    if ":/" in model:
+        from stages.lib import tracking
+
+        folder = tracking.download(model)
+    else:
+        folder = Path(model)
+    classifier = read_files(folder)
+    if classifier.description["task"] != "classification":
+        raise UserError(f"{model} takes rows of numbers, not pictures; see the model card beside it")
+    return classifier
+
+
+def default_model() -> str:
+    """Return the champion of params.yaml's dataset, or of the store's only registered model."""
+    from stages.lib import tracking
+
+    if PARAMS.exists():
+        name = tracking.registered_name(yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["dataset"])
+    else:
+        names = [model.name for model in tracking.connect().search_registered_models()]
+        if len(names) != 1:
+            found = ", ".join(names) or "none"
+            raise UserError(f"name the model: --model {HOW_TO_NAME} (registered in {tracking.store_uri()}: {found})")
+        name = names[0]
+    return f"models:/{name}@champion"
+
+
+def read_files(path: Path) -> Classifier:
+    """Open an ONNX file, or a folder as export, train or MLflow leave it; UserError if it is none of these."""
+    if path.suffix == ".onnx" and path.is_file():
+        return read_onnx(path)
+    if (path / "model.onnx").is_file():
+        return read_onnx(path / "model.onnx")
+    if (path / "model.safetensors").is_file() or (path / "data" / "model.pt2").is_file():
+        return read_torch(path)
+    raise UserError(f"no model at '{path}'; name it as {HOW_TO_NAME}")
+
+
+def read_onnx(path: Path) -> Classifier:
+    """Open an ONNX file; what it says of itself is in its metadata."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise UserError(f"{path} is not an ONNX file that can be used: {error}") from None
+    metadata = session.get_modelmeta().custom_metadata_map
+    if not {"task", "classes", "shape"} <= metadata.keys():
+        raise UserError(f"{path} does not say what it classifies: its metadata lack task, classes or shape")
+    description = {key: json.loads(metadata[key]) for key in ("classes", "shape", "framing") if key in metadata}
+    name = session.get_inputs()[0].name
+    return Classifier(lambda images: session.run(None, {name: images})[0], metadata | description)
+
+
+def read_torch(folder: Path) -> Classifier:
+    """Open a folder without ONNX: safetensors as train writes them, or the pt2 that MLflow keeps."""
+    import torch
+
+    from stages.lib import deployment
+
+    if (folder / "model.safetensors").is_file():
+        module = deployment.load(folder)
+        description = module.description
+    else:
+        module = deployment.read_pt2(folder / "data" / "model.pt2")
+        description = read_json(folder / "extra_files" / "model.json")
+    return Classifier(
+        lambda images: deployment.predict(module, torch.from_numpy(images), len(images)).numpy(), description
+    )

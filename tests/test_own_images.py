@@ -1,0 +1,433 @@
+"""A folder of images per class becomes tensors, whatever the images are; what cannot is named, never dropped."""
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import unicodedata
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from stages import fetch, split
+from stages.lib.datasets import describe, load, load_split
+from stages.lib.images import UnreadableImageError, decode_image
+from stages.lib.terminal import UserError
+
+ROOT = Path(__file__).parents[1]
+FLOWERS = Path("data/flowers")
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    choose()
+    return tmp_path
+
+
+def choose(name="flowers", **data):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params |= {"dataset": name, "data": {"size": 16, "channels": 1, "test": 0.2} | data}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+def paint(folder, count=10, colour=(0, 0, 0), suffix="png", size=(20, 20)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.new("RGB", size, colour).save(folder / f"{number}.{suffix}")
+    return folder
+
+
+def flowers(root=FLOWERS):
+    """Two classes of ten one-coloured images each: iris is dark, rose is bright."""
+    paint(root / "iris", colour=(10, 10, 10))
+    paint(root / "rose", colour=(240, 240, 240))
+    return root
+
+
+def refusal():
+    with pytest.raises(UserError) as error:
+        fetch.main()
+    assert not Path("data/raw").exists()
+    return str(error.value)
+
+
+def test_sub_folders_are_the_classes_and_a_stratified_part_is_held_out():
+    flowers()
+    fetch.main()
+    assert (describe().name, describe().classes, describe().shape) == ("flowers", ["iris", "rose"], [1, 16, 16])
+    for part, count in (("train", 8), ("test", 2)):
+        images, labels = load(part)
+        assert images.dtype == torch.uint8 and torch.bincount(labels).tolist() == [count, count]
+        assert torch.equal(images.float().mean((1, 2, 3)), labels * 230.0 + 10)
+    split.main()
+    assert len(load_split().validation) >= 2
+
+
+def test_the_same_folder_gives_the_same_bytes():
+    flowers()
+    fetch.main()
+    first = {path.name: path.read_bytes() for path in Path("data/raw").iterdir()}
+    fetch.main()
+    assert first == {path.name: path.read_bytes() for path in Path("data/raw").iterdir()}
+
+
+def test_no_image_is_lost_between_train_and_test_nor_in_both():
+    for name in ("a", "b"):
+        (FLOWERS / name).mkdir(parents=True)
+        for value in range(20):
+            Image.new("L", (4, 4), value + 100 * (name == "b")).save(FLOWERS / name / f"{value}.png")
+    fetch.main()
+    values = torch.cat([load(part)[0][:, 0, 0, 0] for part in ("train", "test")])
+    assert sorted(values.tolist()) == [*range(20), *range(100, 120)]
+
+
+def test_train_and_test_folders_are_kept_as_they_are():
+    flowers(FLOWERS / "train")
+    paint(FLOWERS / "test/iris", 3)
+    paint(FLOWERS / "test/rose", 4)
+    fetch.main()
+    assert torch.bincount(load("train")[1]).tolist() == [10, 10]
+    assert torch.bincount(load("test")[1]).tolist() == [3, 4]
+
+
+def test_a_train_folder_alone_gives_its_part_to_the_test():
+    flowers(FLOWERS / "train")
+    fetch.main()
+    assert describe().classes == ["iris", "rose"] and len(load("test")[1]) == 4
+
+
+def test_train_may_be_a_class_beside_other_vehicles():
+    paint(Path("data/flowers/train"))
+    paint(Path("data/flowers/bus"))
+    fetch.main()
+    assert describe().classes == ["bus", "train"]
+
+
+@pytest.mark.parametrize("others", [("train", "valid"), ("train", "test", "val"), ("test",), ("Training", "Testing")])
+def test_parts_by_other_names_are_refused_with_advice(others):
+    for name in others:
+        flowers(FLOWERS / name)
+    assert "train/ and test/" in refusal()
+
+
+def test_parts_with_different_classes_are_refused_with_their_names():
+    flowers(FLOWERS / "train")
+    flowers(FLOWERS / "test")
+    paint(FLOWERS / "test/tulip", 2)
+    assert "tulip" in refusal()
+
+
+def test_names_of_classes_may_hold_spaces_and_any_script():
+    for name in ("water lily", "Gänseblümchen", "バラ", "🌷"):
+        paint(FLOWERS / name)
+    fetch.main()
+    assert describe().classes == ["Gänseblümchen", "water lily", "バラ", "🌷"]
+    split.main()
+
+
+def test_a_class_has_one_name_however_its_accents_are_encoded():
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        paint(FLOWERS / part / unicodedata.normalize(form, "Gänseblümchen"))
+        paint(FLOWERS / part / "rose")
+    fetch.main()
+    assert describe().classes == [unicodedata.normalize("NFC", "Gänseblümchen"), "rose"]
+
+
+def test_linked_folders_and_files_are_followed_also_in_a_ring(project):
+    elsewhere = flowers(project / "elsewhere")
+    Path("data").mkdir()
+    FLOWERS.symlink_to(elsewhere)
+    (elsewhere / "tulip").symlink_to(paint(project / "tulips"))
+    (elsewhere / "rose/more").mkdir()
+    (elsewhere / "rose/more/link.png").symlink_to(project / "tulips/0.png")
+    (elsewhere / "rose/ring").symlink_to(elsewhere / "rose")
+    fetch.main()
+    assert describe().classes == ["iris", "rose", "tulip"]
+    assert len(load("train")[1]) + len(load("test")[1]) == 31
+
+
+def test_a_link_to_nowhere_is_named():
+    Path("data").mkdir()
+    FLOWERS.symlink_to("nowhere")
+    assert "nowhere" in refusal()
+
+
+def test_hidden_files_and_droppings_of_systems_are_ignored():
+    flowers()
+    for dropping in (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png", ".hidden/0.png"):
+        (FLOWERS / "rose" / dropping).parent.mkdir(exist_ok=True)
+        (FLOWERS / "rose" / dropping).write_bytes(b"dropping")
+    (FLOWERS / "__MACOSX").mkdir()
+    (FLOWERS / ".ipynb_checkpoints").mkdir()
+    (FLOWERS / "LICENSE.txt").write_text("Be kind.")
+    fetch.main()
+    assert describe().classes == ["iris", "rose"] and len(load("train")[1]) == 16
+
+
+def test_empty_classes_are_all_named():
+    flowers()
+    (FLOWERS / "tulip").mkdir()
+    (FLOWERS / "lily").mkdir()
+    message = refusal()
+    assert "data/flowers/tulip" in message and "data/flowers/lily" in message and "rose" not in message
+
+
+def test_one_class_is_refused():
+    paint(FLOWERS / "rose")
+    assert "two or more classes; found only 'rose'" in refusal()
+
+
+def test_a_folder_without_sub_folders_is_refused():
+    paint(FLOWERS)
+    assert "two or more classes; found none" in refusal()
+
+
+def test_images_beside_the_class_folders_are_named():
+    paint(flowers(), 1)
+    assert "outside the class folders" in refusal() and "data/flowers/0.png" in refusal()
+
+
+def test_a_class_too_small_to_be_split_is_named_with_its_count():
+    flowers()
+    paint(FLOWERS / "tulip", 1)
+    message = refusal()
+    assert "'tulip' has 1 images" in message and "data.test" in message
+
+
+def bomb(width=60_000, height=60_000):
+    """A PNG that claims to be enormous and holds nearly nothing."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+def test_every_file_that_is_no_good_is_named_with_the_reason():
+    rose = flowers() / "rose"
+    Image.effect_noise((200, 200), 90).save(rose / "whole.jpg")
+    (rose / "truncated.jpg").write_bytes((rose / "whole.jpg").read_bytes()[:3000])
+    (rose / "notes.txt").write_text("water twice a week")
+    (rose / "empty.png").touch()
+    (rose / "bomb.png").write_bytes(bomb())
+    (rose / "large.png").write_bytes(bomb(9_500, 9_500))
+    (rose / "page.png").write_text("<html>404</html>")
+    (rose / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(rose / "pipe.png")
+    message = refusal()
+    assert "8 of 29 files" in message
+    for name, reason in {
+        "truncated.jpg": "truncated",
+        "notes.txt": "not an image",
+        "empty.png": "not an image",
+        "bomb.png": "more than 80,000,000 pixels",
+        "large.png": "more than 80,000,000 pixels",
+        "page.png": "not an image",
+        "gone.png": "broken link",
+        "pipe.png": "not a file",
+    }.items():
+        assert any(f"data/flowers/rose/{name}: " in line and reason in line for line in message.splitlines()), name
+    assert "whole.jpg" not in message
+
+
+def test_a_long_list_of_bad_files_ends_with_a_count():
+    flowers()
+    for number in range(50):
+        (FLOWERS / f"rose/bad{number:02}.png").write_text("no")
+    message = refusal()
+    assert "50 of 70" in message and "bad19" in message and "bad20" not in message and "and 30 more" in message
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_and_colour_of_mixed_sizes_and_formats_become_one_tensor(channels):
+    choose(channels=channels, size=32)
+    for suffix in ("png", "jpg", "gif", "bmp", "tiff", "webp", "ppm", "JPEG"):
+        for size in ((5, 9), (64, 48)):
+            paint(FLOWERS / "iris" / f"{size[0]}", 1, (200, 30, 30), suffix, size)
+            paint(FLOWERS / "rose" / f"{size[0]}", 1, (30, 30, 200), suffix, size)
+    fetch.main()
+    images, _ = load("train")
+    assert images.shape[1:] == (channels, 32, 32)
+    if channels == 3:
+        red, blue = (images[load("train")[1] == label].float().mean((0, 2, 3)) for label in (0, 1))
+        assert red[0] > 150 > red[2] and blue[2] > 150 > blue[0]
+
+
+def saved(image, name="image.png", **options):
+    image.save(name, **options)
+    return Path(name)
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    for name in ("image.png", "image.tiff"):
+        pixels = decode_image(saved(Image.fromarray(ramp), name), 16, 1)
+        assert torch.equal(pixels.flatten(), torch.arange(256, dtype=torch.uint8))
+
+
+def test_floating_point_pixels_are_refused():
+    path = saved(Image.fromarray(np.ones((4, 4), dtype=np.float32)), "image.tiff")
+    with pytest.raises(UnreadableImageError, match="floating-point"):
+        decode_image(path, 16, 1)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_lies_over_white(mode):
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    path = saved(image.convert(mode), **({"transparency": 0} if mode == "P" else {}))
+    assert decode_image(path, 8, 3).min() == 255
+
+
+def test_a_palette_gives_its_colours():
+    image = Image.new("RGB", (8, 8), (200, 10, 60)).convert("P", palette=Image.Palette.ADAPTIVE)
+    assert decode_image(saved(image), 8, 3)[:, 0, 0].tolist() == [200, 10, 60]
+
+
+def test_cmyk_gives_its_colours():
+    image = Image.new("RGB", (16, 16), (250, 0, 0)).convert("CMYK")
+    red, green, blue = decode_image(saved(image, "image.jpg"), 16, 3)[:, 8, 8].tolist()
+    assert red > 200 and green < 40 and blue < 40
+
+
+def test_a_photograph_is_turned_upright():
+    pixels = np.zeros((16, 16), dtype=np.uint8)
+    pixels[:, :8] = 255  # the left half is bright, and the camera was held so that left is up
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = decode_image(saved(Image.fromarray(pixels), exif=exif), 16, 1)
+    assert upright[0, :8].min() == 255 and upright[0, 8:].max() == 0
+
+
+def test_proportions_are_kept_on_a_ground_of_the_border_colour():
+    pixels = np.full((40, 20), 200, dtype=np.uint8)
+    pixels[10:30, 5:15] = 0
+    fitted = decode_image(saved(Image.fromarray(pixels)), 40, 1)[0]
+    assert fitted.shape == (40, 40)
+    assert fitted[:, :10].unique().tolist() == [200] and fitted[:, 30:].unique().tolist() == [200]
+    assert fitted[20, 15:25].max() == 0  # the middle is where it was, as wide as it was
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000), (1, 1)])
+def test_absurd_proportions_still_fit(size):
+    assert decode_image(saved(Image.new("L", size, 9)), 16, 1).unique().tolist() == [9]
+
+
+def test_a_large_photograph_looks_like_its_small_copy():
+    gradient = Image.linear_gradient("L").resize((2000, 1500))
+    large = decode_image(saved(gradient, "large.jpg"), 32, 1).float()
+    small = decode_image(saved(gradient.resize((200, 150)), "small.png"), 32, 1).float()
+    assert (large - small).abs().mean() < 3
+
+
+def test_the_walk_through_with_digits_works():
+    pytest.importorskip("sklearn")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for number, (image, label) in enumerate(zip(digits.images[:300], digits.target[:300], strict=True)):
+        path = Path(f"data/digits/{label}/{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype(np.uint8)).save(path)
+    choose("digits")
+    fetch.main()
+    split.main()
+    assert describe().classes == list("0123456789")
+    assert len(load("train")[1]) == 240 and len(load("test")[1]) == 60
+    shutil.rmtree("data/digits/7")
+    fetch.main()
+    assert len(describe().classes) == 9
+
+
+@pytest.fixture
+def repository(project):
+    """A Git and DVC repository with this pipeline's first two stages and a folder of flowers."""
+    for name in ("stages", "data/mnist", ".dvc/config", ".dvcignore", ".gitignore"):
+        source, target = ROOT / name, project / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    stages = {name: pipeline["stages"][name] for name in ("fetch", "split")}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    git("init", "--quiet")
+    git("config", "user.email", "a@example.org")
+    git("config", "user.name", "A")
+    flowers()
+    commit()
+    return project
+
+
+def git(*arguments):
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def commit():
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "more")
+
+
+def dvc(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_dvc_versions_a_folder_whose_pictures_git_never_sees(repository):
+    dvc("add", "data/flowers")
+    commit()
+    assert [name for name in git("ls-files", "data").split() if "mnist" not in name] == ["data/flowers.dvc"]
+    shutil.rmtree(FLOWERS)
+    dvc("checkout")
+    assert (FLOWERS / "rose/9.png").exists()
+
+
+def test_git_ignores_a_link_to_pictures_too(repository):
+    Path("data/linked").symlink_to(FLOWERS.absolute())
+    assert git("status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_dvc_runs_again_when_a_picture_changes_also_behind_a_link(repository):
+    Path("data/linked").symlink_to(FLOWERS.absolute())
+    choose("linked")
+    dvc("repro")
+    assert "up to date" in dvc("status")
+    paint(FLOWERS / "rose", 11)
+    assert "data/linked" in dvc("status")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("known", ["added to DVC", "copied", "copied link"])
+def test_a_temporary_experiment_sees_a_folder_that_is(repository, known):
+    name = "flowers"
+    if known == "added to DVC":
+        dvc("add", "data/flowers")
+    elif known == "copied link":
+        name = "linked"
+        Path("data/linked").symlink_to(FLOWERS.absolute())
+    choose("mnist")
+    commit()
+    copied = [] if known == "added to DVC" else ["--copy-paths", f"data/{name}"]
+    dvc("exp", "run", "--temp", "--name", "trial", *copied, "--set-param", f"dataset={name}")
+    dvc("exp", "apply", "trial")
+    assert (describe().name, describe().classes) == (name, ["iris", "rose"])
+    assert ".png" not in git(
+        "ls-tree", "-r", "--name-only", git("for-each-ref", "--format=%(refname)", "refs/exps").split()[0]
+    )
