@@ -39,6 +39,10 @@ def main() -> None:
     from stages.lib import datasets, deployment, tracking
     from stages.lib.files import read_json, write_json
 
+    scored = Path("evaluation") / params.model / "metrics.json"
+    if not scored.exists():
+        raise UserError(f"{scored} is missing; run: dvc repro evaluate")
+    evaluated = read_json(scored)
     module = deployment.load(trained)
     inputs, targets = datasets.load("test")
     reference = deployment.predict(module, inputs, BATCH)
@@ -50,9 +54,8 @@ def main() -> None:
             if mistake := compare(name, predict, inputs, reference, targets):
                 sys.exit(f"export: {mistake}. Nothing was published.")
         scores = score(reference, targets)
-        evaluated = read_json(Path("evaluation") / params.model / "metrics.json")
         if mistake := contradiction(scores, evaluated, ties(reference)):
-            sys.exit(f"export: {mistake} after evaluation/{params.model}/metrics.json. Nothing was published.")
+            sys.exit(f"export: {mistake} after {scored}. Nothing was published.")
         description = module.description | {
             "files": {},
             "int8": quantize(module, folder, params.export, inputs, targets, scores),

@@ -441,3 +441,12 @@ def test_a_mistake_ends_with_exit_code_2_and_without_traceback(project):
     done = subprocess.run([sys.executable, ROOT / "stages/fetch.py"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "did you mean 'mnist'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_index_that_lacks_the_package_is_named_without_its_password(project, serve, monkeypatch):
+    index = serve(package_index(project / "index", CONTENTS))
+    shutil.rmtree(project / "index/tiny")
+    monkeypatch.setenv("PIP_INDEX_URL", index.replace("//", "//someone:secret@"))
+    with pytest.raises(UserError, match=r"on the package index: .*127\.0\.0\.1") as error:
+        fetch.main()
+    assert "secret" not in str(error.value)

@@ -17,7 +17,8 @@ from PIL import Image
 
 from stages import fetch, split
 from stages.lib.datasets import describe, load, load_split
-from stages.lib.images import UnreadableImageError, decode_image
+from stages.lib.images import decode_image
+from stages.lib.pictures import UnreadablePictureError
 from stages.lib.terminal import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -277,7 +278,7 @@ def test_sixteen_bits_are_scaled_not_clipped():
 
 def test_floating_point_pixels_are_refused():
     path = saved(Image.fromarray(np.ones((4, 4), dtype=np.float32)), "image.tiff")
-    with pytest.raises(UnreadableImageError, match="floating-point"):
+    with pytest.raises(UnreadablePictureError, match="floating-point"):
         decode_image(path, 16, 1)
 
 
@@ -394,7 +395,7 @@ def test_dvc_versions_a_folder_whose_pictures_git_never_sees(repository):
     commit()
     assert [name for name in git("ls-files", "data").split() if "mnist" not in name] == ["data/flowers.dvc"]
     shutil.rmtree(FLOWERS)
-    dvc("checkout")
+    dvc("checkout", "data/flowers")
     assert (FLOWERS / "rose/9.png").exists()
 
 

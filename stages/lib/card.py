@@ -45,8 +45,7 @@ and 1000.
 ## Commands
 
 ```bash
-python example.py                                      # numpy and onnxruntime only
-python -m stages.predict --model export PICTURE...      # in the project that made it
+{commands}
 ```
 
 ## Intended use and limits
@@ -55,6 +54,11 @@ python -m stages.predict --model export PICTURE...      # in the project that ma
 The scores hold for the test part of `{dataset}` and for no other data. Trained with seed {seed}, best epoch {epoch};
 weights `{weights_sha256}`.
 """
+
+COMMANDS = [
+    "python example.py                                      # needs numpy and onnxruntime only",
+    "python -m stages.predict --model export PICTURE...     # in the project that made it",
+]
 
 CLASSIFIER_LIMITS = """\
 Made for pictures like those of `{dataset}`: same subject, framing and size. It answers with one of its classes to any
@@ -88,6 +92,7 @@ def model_card(description: dict[str, Any], evaluated: dict[str, float], metrics
         else f"`float32` values of shape (N, {sizes})",
         gives=f"`float32` {'probabilities' if classifies else 'values'} of shape (N, {len(description['classes'])})",
         names=", ".join(description["classes"]),
+        commands="\n".join(COMMANDS if classifies else COMMANDS[:1]),
         limits=(CLASSIFIER_LIMITS if classifies else REGRESSION_LIMITS).format(**description),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class Split:
     mean: Tensor  # float32 (C,), of the training part, in units of pixel / 255
     std: Tensor  # float32 (C,), likewise
     digest: str  # sha256 of indices.safetensors
+    framing: dict[str, Any] | None = None  # what all training images have in common, see framing.py
 
 
 def describe() -> Dataset:
@@ -55,8 +56,9 @@ def load(part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
 
 def load_split() -> Split:
     """Return the training and validation part; raises UserError before split has run."""
-    digest = read_json(made_by("split", SPLIT / "split.json"))["digest"]
-    return Split(**read_tensors(made_by("split", SPLIT / "indices.safetensors")), digest=digest)
+    facts = read_json(made_by("split", SPLIT / "split.json"))
+    tensors = read_tensors(made_by("split", SPLIT / "indices.safetensors"))
+    return Split(**tensors, digest=facts["digest"], framing=facts.get("framing"))
 
 
 def made_by(stage: str, path: Path) -> Path:

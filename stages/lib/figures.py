@@ -99,13 +99,13 @@ def draw_table(inputs: Tensor, targets: Tensor, names: Sequence[str], path: Path
             [["…" if column is None else f"{values[column]:.4g}" for column in columns] for values in table],
             colLabels=["…" if column is None else shorten(headers[column], 12) for column in columns],
             cellLoc="right",
+            colLoc="right",
             bbox=(0, 0, 1, 1),
             edges="horizontal",
         )
         drawn.auto_set_font_size(False)
-        for (row, index), cell in drawn.get_celld().items():
-            is_target = columns[index] is not None and columns[index] >= features
-            cell.set(edgecolor="0.85", facecolor="#eef4fa" if is_target else "white")
+        for (row, _), cell in drawn.get_celld().items():
+            cell.set(edgecolor="0.85")
             cell.set_text_props(weight="bold" if row == 0 else "normal")
 
 
@@ -143,7 +143,7 @@ def draw_learning_curves(histories: Mapping[str, pd.DataFrame | list[dict[str, A
         for axes in panels:
             axes.set_xlabel("epoch")
             axes.grid(True)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         handles, labels = panels[0].get_legend_handles_labels()
         labels = [f"{name} {describe_best(frames[name], score)}" for name in labels]
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
@@ -237,7 +237,7 @@ def draw_mistakes(mistakes: Sequence[tuple[Tensor, str, str, float]], examples: 
             style = {"ha": "center", "va": "center", "size": 9}
             axes.text(middle, top + height + 0.1, f"is {shorten(truth, room - 3)}", color=GOOD, **style)
             sure = f", {100 * min(confidence, 0.9999):.{0 if confidence < 0.995 else 2}f} %"
-            said = f"said {shorten(prediction, room - 5 - len(sure))}{sure}"
+            said = f"said {shorten(prediction, room - 5 - len(sure))}\u200e{sure}"  # the mark keeps Arabic in its place
             axes.text(middle, top + height + 0.28, said, color=BAD, **style)
     return None
 
@@ -343,7 +343,7 @@ def draw_filters(weight: Tensor, shape: Sequence[int], path: Path, most: int = 6
     if weight.ndim == 2 and len(shape) == 3 and weight.shape[1] == shape[0] * shape[1] * shape[2]:
         weight = weight.reshape(-1, *shape)
     if weight.ndim != 4:
-        return draw_matrix(weight.reshape(len(weight), -1)[:200, :200], "weight of", "input", "unit", path)
+        return draw_matrix(weight.reshape(len(weight), -1)[:200, :200], "Weights of", "input", "unit", path)
     units, channels = min(len(weight), most), weight.shape[1]
     title = f"{len(weight)} first-layer filters, {channels} × {weight.shape[2]} × {weight.shape[3]}"
     title += f"; {units} shown" if units < len(weight) else ""
@@ -364,7 +364,7 @@ def draw_filters(weight: Tensor, shape: Sequence[int], path: Path, most: int = 6
 def draw_matrix(matrix: Tensor, what: str, x: str, y: str, path: Path) -> None:
     """Draw a matrix (rows, columns) of signed values as a heat map."""
     rows, columns = matrix.shape
-    with drawing(path, height=min(6, max(2, 0.8 + 0.3 * rows))) as figure:
+    with drawing(path, height=min(4.5, max(2, 0.8 + 0.3 * rows))) as figure:
         axes = figure.subplots()
         image = axes.imshow(matrix, aspect="auto", **shades(matrix.numpy()))
         axes.set(title=f"{what} {rows} {y}s by {columns} {x}s", xlabel=x, ylabel=y)
@@ -486,17 +486,21 @@ def line_looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def scale_as_accuracy(axes: Axes) -> None:
     """Make an axis of error rates read as accuracy, on a scale that spreads what is close to 100 %."""
-    errors = [value for line in axes.get_lines() for value in line.get_ydata() if value > 0]
-    low, high = min(errors, default=0.01), max(errors, default=0.1)
-    floor = low / 2 if any(value <= 0 for line in axes.get_lines() for value in line.get_ydata()) else low
+    values = [value for line in axes.get_lines() for value in line.get_ydata()]
+    errors = [value for value in values if value > 0]
+    lowest, highest = min(errors, default=0.01), max(errors, default=0.1)
+    perfect = lowest / 2  # where 100 % is drawn: the scale has no zero
     for line in axes.get_lines():
-        line.set_ydata([max(value, floor) for value in line.get_ydata()])
-    axes.set_ylim(min(high * 1.15, 1.05), floor / 1.15)
-    axes.set_yscale("log")
-    ticks = [tick for tick in ACCURACY_TICKS if floor / 1.15 <= 1 - tick <= high * 1.15]
+        line.set_ydata([value or perfect for value in line.get_ydata()])
+    low = perfect if 0 in values else lowest
+    ticks = {1 - tick: percent(tick) for tick in ACCURACY_TICKS if lowest / 1.15 <= 1 - tick <= highest * 1.15}
     if len(ticks) < 3:
-        ticks = [1 - (floor + (high - floor) * part) for part in ((0, 0.5, 1) if high > floor else (0,))]
-    axes.set_yticks([1 - tick for tick in ticks], [percent(tick) for tick in ticks])
+        ticks = {error: percent(1 - error) for error in (lowest, (lowest + highest) / 2, highest)}
+    if 0 in values:
+        ticks[perfect] = "100 %"
+    axes.set_ylim(min(highest * 1.15, 1.05), low / 1.15)
+    axes.set_yscale("log")
+    axes.set_yticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
 
 

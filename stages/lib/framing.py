@@ -43,6 +43,8 @@ def tone(level: float) -> str | None:
 def content_side(images: np.ndarray) -> int | None:
     """Return the longer side of bright content on black (N, H, W), if 95 % share it and are centred by mass."""
     found = [(bounding_box(image > 0), mass_centre(image)) for image in images if image.any()]
+    if not found:
+        return None
     sides = np.array([max(bottom - top, right - left) for (left, top, right, bottom), _ in found])
     offsets = np.array([centre for _, centre in found]) - np.array(images.shape[1:]) / 2
     side = int(np.median(sides))

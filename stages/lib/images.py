@@ -1,94 +1,26 @@
-"""Image files of any kind, and folders of them → square uint8 tensors."""
+"""A folder of images per class → square uint8 tensors."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from stages.lib.datasets import draw_part
 from stages.lib.params import Data
+from stages.lib.pictures import UnreadablePictureError, fit, read_picture, to_array
 from stages.lib.terminal import UserError, progress
 
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-LARGEST = 80_000_000  # pixels; what claims more is a mistake or a decompression bomb
 DROPPINGS = {"thumbs.db", "desktop.ini", "__macosx", "icon\r"}  # of operating systems, beside all hidden files
 PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 TEST_SEED = 0
 LISTED = 20  # files that an error names before it counts the rest
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we refuse what Pillow warns of
-
-
-class UnreadableImageError(ValueError):
-    """Why a file is no image that we can take."""
-
-
-def decode_image(source: Path | BinaryIO, size: int, channels: int) -> Tensor:
-    """Return the picture, whole, upright and in proportion, as uint8 (channels, size, size).
-
-    Raises UnreadableImageError if it is no image, damaged, or absurdly large.
-    """
-    if isinstance(source, Path) and not source.is_file():
-        raise UnreadableImageError("a broken link" if source.is_symlink() else "not a file")
-    try:
-        with Image.open(source, formats=FORMATS) as image:
-            if image.width * image.height > LARGEST:
-                raise UnreadableImageError(f"more than {LARGEST:,} pixels ({image.width} × {image.height})")
-            image.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size
-            return to_tensor(fit(to_eight_bits(ImageOps.exif_transpose(image), channels), size))
-    except UnreadableImageError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise UnreadableImageError("not an image that we read (PNG, JPEG, GIF, BMP, TIFF, WebP, PPM)") from None
-    except Image.DecompressionBombError:
-        raise UnreadableImageError(f"more than {LARGEST:,} pixels") from None
-    except Exception as error:  # a decoder may stumble over damaged bytes in any way
-        raise UnreadableImageError(str(error) or type(error).__name__) from None
-
-
-def to_eight_bits(image: Image.Image, channels: int) -> Image.Image:
-    """Return the image as 8-bit grey or RGB; 16-bit is scaled, transparency is laid over white."""
-    if image.mode.startswith("I"):
-        wide = np.asarray(image).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise UnreadableImageError("32-bit pixels: save it with 8 or 16 bits")
-        image = Image.fromarray((wide // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise UnreadableImageError("floating-point pixels: save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def fit(image: Image.Image, size: int) -> Image.Image:
-    """Scale the longer side to `size` and centre the image on a square of its border's median colour."""
-    pixels = np.asarray(image)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    colour = np.median(border, axis=0).astype(int).tolist()
-    scale = size / max(image.size)
-    scaled = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
-    square = Image.new(image.mode, (size, size), tuple(colour) if isinstance(colour, list) else colour)
-    square.paste(scaled, ((size - scaled.width) // 2, (size - scaled.height) // 2))
-    return square
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """Return an 8-bit image as uint8 (C, H, W)."""
-    pixels = torch.from_numpy(np.array(image))
-    return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-
-
-# A folder of images per class
 
 
 def read_folder(folder: Path, data: Data) -> tuple[list[str], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -160,7 +92,7 @@ def decode_files(paths: Sequence[Path], data: Data) -> Tensor:
     def decode(index: int) -> None:
         try:
             images[index] = decode_image(paths[index], data.size, data.channels)
-        except UnreadableImageError as error:
+        except UnreadablePictureError as error:
             failures.append((index, f"{paths[index]}: {error}"))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress(unit="images") as bar:
@@ -173,6 +105,11 @@ def decode_files(paths: Sequence[Path], data: Data) -> Tensor:
             f"{len(lines)} of {len(paths)} files are unreadable; mend or remove:{listed(lines, lines=True)}"
         )
     return images
+
+
+def decode_image(path: Path, size: int, channels: int) -> Tensor:
+    """Return the picture, whole and in proportion, as uint8 (channels, size, size); raises UnreadablePictureError."""
+    return torch.from_numpy(to_array(fit(read_picture(path, channels, enough=2 * size), size)))
 
 
 def sub_folders(folder: Path) -> list[Path]:

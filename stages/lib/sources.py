@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import tarfile
 import zipfile
 import zlib
@@ -135,9 +136,9 @@ def read_settings(path: Path) -> Section:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
-    form = content.get("format") if isinstance(content, dict) else None
+    form = str(content.get("format")) if isinstance(content, dict) else "None"
     if form not in FORMATS:
-        raise UserError(f"{path}: format = {form!r}; {nearest(str(form), FORMATS)}")
+        raise UserError(f"{path}: format = {form}; {nearest(form, FORMATS)}")
     try:
         return FORMATS[form].model_validate(content)
     except ValidationError as error:
@@ -314,8 +315,8 @@ def promptly(ask: Callable[[], Answer]) -> Answer:
 
 
 def reason(error: Exception) -> str:
-    """Return the gist of a network error."""
-    text = str(error)
+    """Return the gist of a network error, without passwords that an address may hold."""
+    text = re.sub(r"//[^/@\s]*@", "//", str(error))
     known = {
         "NameResolution": "its name does not resolve",
         "timed out": "no answer in time",

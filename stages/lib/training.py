@@ -318,6 +318,8 @@ class Training:
             index, key = name.split(".", 1)
             states.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
+        for parameter, state in self.optimizer.state.items():  # fused steps read memory in the parameter's own layout
+            state |= {k: torch.empty_like(parameter).copy_(v) for k, v in state.items() if v.shape == parameter.shape}
         if self.average is not None:
             self.average.load_state_dict(below("average."))
         self.best = below("best.")

@@ -1,0 +1,132 @@
+"""params.yaml: what is wrong in it is said in one readable message, and nothing is written."""
+
+import copy
+
+import pytest
+import yaml
+from conftest import ROOT, Project, copy_sources
+
+from stages.lib.params import load_params
+from stages.lib.terminal import UserError
+
+GOOD = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def changed(tmp_path, *keys_and_value):
+    """Return a copy of params.yaml in which the key path has the value."""
+    *keys, value = keys_and_value
+    params = copy.deepcopy(GOOD)
+    section = params
+    for key in keys[:-1]:
+        section = section[key]
+    section[keys[-1]] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(params))
+    return path
+
+
+def test_the_params_that_ship_are_valid():
+    params = load_params(ROOT / "params.yaml")
+    assert params.model in params.architectures
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("train", "learning_rat", 1), ["unknown key 'train.learning_rat'", "did you mean 'learning_rate'?"]),
+        (("train", "augment", "rotat", 1), ["unknown key 'train.augment.rotat'", "'rotate'"]),
+        (("trian", {}), ["unknown key 'trian'", "'train'"]),
+        (("train", "epochs", "ten"), ["train.epochs = 'ten'", "integer"]),
+        (("train", "epochs", 0), ["train.epochs = 0", "greater than or equal to 1"]),
+        (("train", "epochs", 2.5), ["train.epochs = 2.5", "integer"]),
+        (("train", "learning_rate", -1), ["train.learning_rate = -1", "greater than 0"]),
+        (("train", "learning_rate", float("nan")), ["train.learning_rate"]),
+        (("train", "optimizer", "adamm"), ["train.optimizer = 'adamm'", "'sgd', 'adam' or 'adamw'"]),
+        (("train", "device", "gpu"), ["train.device = 'gpu'"]),
+        (("split", "validation", 1.0), ["split.validation = 1.0", "less than 1"]),
+        (("seed", -1), ["seed = -1"]),
+        (("model", "cnnn"), ["unknown architecture 'cnnn'", "did you mean 'cnn'?"]),
+        (("architectures", ["mlp", "vgg"]), ["unknown architecture 'vgg'", "valid:", "simplenet"]),
+        (("architectures", ["linear"]), ["model 'mlp' is not one of architectures", "-S model=linear"]),
+        (("architectures", []), ["architectures = []"]),
+        (("architectures", ["mlp", "mlp"]), ["twice"]),
+        (("models", "mlp", "epochs", 0), ["models.mlp.epochs = 0"]),
+        (("models", "mlp", "augment", {"flip": "perhaps"}), ["models.mlp.augment.flip"]),
+        (("dataset", "a/b"), ["dataset = 'a/b'"]),
+        (("export", "promote", "sometimes"), ["export.promote", "'gate', 'always' or 'never'"]),
+    ],
+)
+def test_a_mistake_is_named_with_what_would_be_right(tmp_path, change, words):
+    with pytest.raises(UserError) as caught:
+        load_params(changed(tmp_path, *change))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_all_mistakes_are_reported_together(tmp_path):
+    path = changed(tmp_path, "train", "epochs", 0)
+    path.write_text(path.read_text() + "\nnonsense: 1\n")
+    with pytest.raises(UserError, match=r"(?s)(train.epochs.*nonsense|nonsense.*train.epochs)"):
+        load_params(path)
+
+
+def test_overrides_of_one_architecture_leave_the_others_alone(tmp_path):
+    params = load_params(changed(tmp_path, "models", "cnn", {"channels": [8], "epochs": 77, "augment": {"flip": True}}))
+    recipe, hyperparameters = params.recipe("cnn")
+    assert recipe.epochs == 77 and recipe.augment.flip and hyperparameters == {"channels": [8]}
+    assert recipe.augment.rotate == params.train.augment.rotate
+    assert params.recipe("linear")[0].epochs != 77
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        load_params(ROOT / "params.yaml").train.epochs = 3
+
+
+@pytest.mark.parametrize("content", ["a: [", "just text", ""])
+def test_what_is_not_yaml_with_sections_is_refused(tmp_path, content):
+    path = tmp_path / "params.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"params\.yaml"):
+        load_params(path)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path):
+    with pytest.raises(UserError, match="root folder"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("command", [("fetch",), ("split",), ("train", "mlp"), ("evaluate",), ("export",)])
+def test_every_stage_stops_with_exit_code_2_without_a_traceback_and_writes_nothing(tmp_path, command):
+    project = Project(tmp_path)
+    copy_sources(tmp_path)
+    project.set(train__learning_rat=0.1)
+    before = sorted(tmp_path.rglob("*"))
+    result = project.run("python", "-B", "-m", f"stages.{command[0]}", *command[1:], check=False)
+    assert result.returncode == 2
+    assert "learning_rate" in result.stderr and "Traceback" not in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_unknown_architecture_on_the_command_line_is_named(tmp_path):
+    project = Project(tmp_path)
+    copy_sources(tmp_path)
+    result = project.run("python", "-m", "stages.train", "cnnn", check=False)
+    assert result.returncode == 2 and "did you mean 'cnn'?" in result.stderr
+
+
+@pytest.mark.parametrize("stage", ["fetch", "split", "train", "evaluate", "export", "predict", "sync"])
+def test_help_comes_without_the_heavy_imports(tmp_path, stage):
+    project = Project(ROOT)
+    code = (
+        f"import sys, stages.{stage} as stage\nfrom stages.lib.terminal import run\nsys.argv = ['x', '--help']\n"
+        "try: run(stage.main)\nexcept SystemExit: pass\n"
+        "print([name for name in ('torch', 'mlflow', 'sklearn', 'matplotlib', 'pandas') if name in sys.modules])"
+    )
+    result = project.run("python", "-c", code)
+    assert result.stdout.strip().endswith("[]") and "Usage" in result.stdout
+
+
+def test_a_stage_also_runs_as_a_script(tmp_path):
+    result = Project(ROOT).run("python", "stages/train.py", "--help")
+    assert "ARCHITECTURE" in result.stdout

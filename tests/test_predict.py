@@ -1,0 +1,300 @@
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from stages import predict
+from stages.lib import deployment, files, framing
+from stages.lib.architectures import build
+from stages.lib.classifier import open_classifier, read_files
+from stages.lib.terminal import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Handwritten digits framed like MNIST's: 20 pixels on the longer side, centred by mass, uint8 (N, 1, 28, 28)."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    images = np.zeros((600, 1, 28, 28), np.uint8)
+    for target, image in zip(images, source.images, strict=False):
+        rows, columns = np.nonzero(image)
+        shown = Image.fromarray((image * 15.9).astype(np.uint8))
+        shown = shown.crop((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+        shown = shown.resize([round(side * 20 / max(shown.size)) for side in shown.size], Image.Resampling.BICUBIC)
+        weights = np.asarray(shown, dtype=float)
+        row = round(14 - (weights.sum(axis=1) @ np.arange(shown.height)) / weights.sum())
+        column = round(14 - (weights.sum(axis=0) @ np.arange(shown.width)) / weights.sum())
+        target[0, row : row + shown.height, column : column + shown.width] = weights
+    return images, source.target[:600]
+
+
+@pytest.fixture(scope="module")
+def model(digits, tmp_path_factory):
+    """A folder with a trained softmax regression for these digits, as train and export leave it."""
+    images, labels = torch.from_numpy(digits[0]), torch.from_numpy(digits[1])
+    network = build("linear", [1, 28, 28], 10, {})
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    inputs = (images / 255 - 0.2) / 0.3
+    for _ in range(50):
+        loss = torch.nn.functional.cross_entropy(network(inputs), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    folder = tmp_path_factory.mktemp("model")
+    write_model(folder, network, framing=framing.measure(digits[0]))
+    return folder
+
+
+def write_model(folder, network, shape=(1, 28, 28), **facts):
+    """Write a linear model's weights, description and ONNX file."""
+    files.write_tensors(folder / "model.safetensors", network.state_dict())
+    description = {
+        "architecture": "linear",
+        "hyperparameters": {},
+        "task": "classification",
+        "dataset": "digits",
+        "classes": [f"digit {label}" for label in range(10)],
+        "shape": list(shape),
+        "mean": [0.2],
+        "std": [0.3],
+        "weights_sha256": files.sha256(folder / "model.safetensors"),
+    }
+    files.write_json(folder / "model.json", description | facts)
+    deployment.write_onnx(deployment.load(folder), folder / "model.onnx")
+
+
+@pytest.fixture
+def pictures(digits, tmp_path):
+    """A folder with the first five digits as PNG files of 28×28 pixels, one folder down."""
+    for number, image in enumerate(digits[0][:5]):
+        path = tmp_path / "pictures" / "more" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(path)
+    return tmp_path / "pictures"
+
+
+def on_paper(image, seed):
+    """Return a digit as dark ink on unevenly lit, noisy grey paper, large and off-centre, as a colour JPEG."""
+    random = np.random.default_rng(seed)
+    size = int(random.integers(60, 160))
+    ink = Image.new("L", (size * 3, size * 2))
+    ink.paste(Image.fromarray(image).resize((size, size)), (int(random.integers(size * 2)), int(random.integers(size))))
+    paper = 230 - 0.75 * np.asarray(ink, dtype=float)
+    paper += np.linspace(0, 20, paper.shape[1]) + random.normal(0, 4, paper.shape)
+    file = io.BytesIO()
+    Image.fromarray(paper.clip(0, 255).astype(np.uint8)).convert("RGB").save(file, "JPEG", quality=85)
+    file.seek(0)
+    return file
+
+
+def test_the_framing_of_training_images_is_measured(digits):
+    assert framing.measure(digits[0]) == {"background": "dark", "content": 20}
+    assert framing.measure(255 - digits[0]) == {"background": "light", "content": 20}
+    shifted = np.roll(digits[0], 4, axis=3)
+    assert framing.measure(shifted) == {"background": "dark", "content": None}
+    assert framing.measure(digits[0].repeat(3, axis=1)) == {"background": None, "content": None}
+    noise = np.random.default_rng(0).integers(0, 256, (50, 1, 28, 28), dtype=np.uint8)
+    assert framing.measure(noise) == {"background": None, "content": None}
+
+
+def test_a_picture_of_the_models_size_is_taken_as_it_is(model, digits, tmp_path):
+    classifier = open_classifier(str(model))
+    for pixels in (digits[0][0, 0], 255 - digits[0][0, 0]):
+        Image.fromarray(pixels).save(tmp_path / "picture.png")
+        np.testing.assert_array_equal(classifier.see(tmp_path / "picture.png")[0], pixels)
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_a_model_sees_digits_on_paper_as_it_sees_its_training_images(model, digits, invert):
+    images, labels = digits[0][:40], digits[1][:40]
+    if invert:  # white chalk on a blackboard
+        sources = [invert_file(on_paper(image[0], seed)) for seed, image in enumerate(images)]
+    else:
+        sources = [on_paper(image[0], seed) for seed, image in enumerate(images)]
+    classifier = open_classifier(str(model))
+    seen = [classifier.see(source) for source in sources]
+    assert np.mean(classifier.classify(seen).argmax(axis=1) == labels) > 0.95
+    assert np.mean(classifier.classify(images).argmax(axis=1) == labels) > 0.95
+
+
+def invert_file(file):
+    """Return a picture with its colours inverted, as a PNG file."""
+    inverted = io.BytesIO()
+    ImageOps.invert(Image.open(file)).save(inverted, "PNG")
+    inverted.seek(0)
+    return inverted
+
+
+def test_a_blank_page_is_answered_too(model):
+    file = io.BytesIO()
+    Image.new("L", (300, 200), 240).save(file, "PNG")
+    file.seek(0)
+    assert open_classifier(str(model)).see(file).shape == (1, 28, 28)
+
+
+def test_a_model_of_colour_photos_gets_the_whole_picture_in_proportion(tmp_path):
+    torch.manual_seed(0)
+    write_model(tmp_path, build("linear", [3, 16, 16], 10, {}), (3, 16, 16), mean=[0.5] * 3, std=[0.2] * 3)
+    picture = Image.new("RGB", (64, 32), (200, 220, 240))
+    picture.paste((250, 10, 20), (0, 0, 32, 32))
+    picture.save(tmp_path / "wide.png")
+    seen = open_classifier(str(tmp_path)).see(tmp_path / "wide.png")
+    assert seen.shape == (3, 16, 16)
+    assert seen[:, 8, 2].tolist() == [250, 10, 20]
+    assert seen[:, 8, 13].tolist() == [200, 220, 240]
+
+
+def test_json_names_the_best_classes_of_every_picture_of_a_folder(model, pictures, digits, capsys):
+    predict.main([str(pictures)], model=str(model), top_k=2, as_json=True)
+    answers = json.loads(capsys.readouterr().out)
+    assert [Path(answer["picture"]).name for answer in answers] == [f"{number}.png" for number in range(5)]
+    assert [answer["class"] for answer in answers] == [f"digit {label}" for label in digits[1][:5]]
+    assert all(next(iter(answer["probabilities"])) == answer["class"] for answer in answers)
+    assert all(len(answer["probabilities"]) == 2 for answer in answers)
+
+
+def test_csv_has_a_row_per_picture_and_class(model, pictures, capsys):
+    predict.main([str(pictures / "more/1.png"), str(pictures / "more/2.png")], model=str(model), as_csv=True)
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["rank"] for row in rows] == ["1", "2", "3"] * 2
+    assert [rows[0]["class"], rows[3]["class"]] == ["digit 1", "digit 2"]
+    assert float(rows[0]["probability"]) > float(rows[1]["probability"])
+
+
+def test_the_table_shows_every_picture(model, pictures, capsys):
+    predict.main([str(pictures)], model=str(model))
+    table = capsys.readouterr().out
+    assert all(f"digit {label}" in table for label in range(5))
+    assert "%" in table
+
+
+def test_more_classes_than_there_are_is_all_of_them(model, pictures, capsys):
+    predict.main([str(pictures / "more/1.png")], model=str(model), top_k=99, as_json=True)
+    assert len(json.loads(capsys.readouterr().out)[0]["probabilities"]) == 10
+
+
+def test_every_form_of_a_model_gives_the_same_answer(model, pictures, tmp_path):
+    image = open_classifier(str(model)).see(pictures / "more/3.png")
+    onnx_file = open_classifier(str(model / "model.onnx")).classify([image])
+    for name in ("model.safetensors", "model.json"):
+        (tmp_path / name).write_bytes((model / name).read_bytes())
+    np.testing.assert_allclose(onnx_file, read_files(tmp_path).classify([image]), atol=1e-6)
+
+
+def test_an_explanation_is_a_picture_with_a_row_per_picture(model, pictures, tmp_path):
+    heights = []
+    for number in (1, 3):
+        names = [str(pictures / f"more/{index}.png") for index in range(number)]
+        predict.main(names, model=str(model), explain=tmp_path / "why.png")
+        with Image.open(tmp_path / "why.png") as image:
+            assert image.format == "PNG"
+            heights.append(image.height)
+            assert len(image.convert("L").getcolors(256)) > 20
+    assert heights[1] == pytest.approx(3 * heights[0], rel=0.01)
+
+
+def test_what_is_no_picture_is_named_after_the_answers_to_the_others(model, pictures, capsys):
+    (pictures / "notes.png").write_text("not a picture")
+    whole = (pictures / "more/4.png").read_bytes()
+    (pictures / "half.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError) as error:
+        predict.main([str(pictures)], model=str(model), as_json=True)
+    assert len(json.loads(capsys.readouterr().out)) == 5
+    assert "notes.png: not an image" in str(error.value)
+    assert "half.png: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("picture", "options", "message"),
+    [
+        ("nothing.png", {}, "there is no file or folder 'nothing.png'"),
+        (".", {}, "holds no picture"),
+        ("-", {"as_json": True, "as_csv": True}, "choose one of --json and --csv"),
+        ("a.png", {"model": "export"}, "no model at 'export'; name it as models:/"),
+        ("a.png", {"model": "a.png"}, "no model at 'a.png'"),
+        ("a.png", {"model": "wrong.onnx"}, "wrong.onnx is not an ONNX file"),
+    ],
+)
+def test_mistakes_are_explained(picture, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if picture == "a.png":
+        Image.new("L", (28, 28)).save("a.png")
+        Path("wrong.onnx").write_text("wrong")
+    with pytest.raises(UserError, match=message):
+        predict.main([picture], **options)
+
+
+def test_a_regression_is_refused(tmp_path):
+    facts = {"task": "regression", "classes": ["apples"], "mean": [0.0], "std": [1.0]}
+    write_model(tmp_path, build("linear", [3], 1, {}), (3,), **facts)
+    with pytest.raises(UserError, match="takes rows of numbers, not pictures"):
+        open_classifier(str(tmp_path))
+
+
+def test_a_picture_on_standard_input_is_answered_without_torch_or_mlflow(model, pictures):
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = ['predict', '-', '--json', '--model', {str(model)!r}]\n"
+        "try: runpy.run_module('stages.predict', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'torch', 'mlflow', 'matplotlib', 'sklearn'} & sys.modules.keys()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, input=(pictures / "more/4.png").read_bytes(), capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)[0]["class"] == "digit 4"
+
+
+def test_registered_models_are_found_by_alias_version_run_and_id_from_any_folder(model, pictures, tmp_path):
+    register = f"""
+import mlflow, numpy as np
+from pathlib import Path
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from stages.lib import deployment
+folder = Path({str(model)!r})
+signature = ModelSignature(Schema([TensorSpec(np.dtype("uint8"), (-1, 1, 28, 28))]))
+module = deployment.load(folder)
+mlflow.set_experiment("digits")
+with mlflow.start_run() as run:
+    logged = mlflow.pytorch.log_model(module, name="linear", serialization_format="pt2", signature=signature,
+        input_example=module.example(2).numpy(), pip_requirements=["torch"], registered_model_name="digits",
+        extra_files=[str(folder / "model.json")])
+client = mlflow.MlflowClient()
+client.set_registered_model_alias("digits", "champion", 1)
+from stages.lib.classifier import open_classifier
+picture = Path({str(pictures / "more/3.png")!r})
+answers = {{}}
+for uri in ("models:/digits@champion", "models:/digits/1", f"runs:/{{run.info.run_id}}/linear", logged.model_uri, None):
+    classifier = open_classifier(uri)
+    answers[uri] = classifier.classes[classifier.classify([classifier.see(picture)]).argmax()]
+client.log_model_artifacts(logged.model_id, str(folder))
+classifier = open_classifier(logged.model_uri)
+answers["onnx"] = classifier.classes[classifier.classify([classifier.see(picture)]).argmax()]
+assert set(answers.values()) == {{"digit 3"}} and len(answers) == 6, answers
+try: open_classifier("models:/digits@nobody")
+except Exception as error: print(type(error).__name__, error)
+"""
+    (tmp_path / "empty").mkdir()
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "PYTHONPATH": str(ROOT),
+        "LINEUP_TRACKING": "on",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", register], cwd=tmp_path / "empty", env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "UserError no model at models:/digits@nobody" in done.stdout
