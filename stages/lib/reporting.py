@@ -166,7 +166,7 @@ class Report:
             self.attach(self.kept, "epochs")
         self.journal.append("best", "metrics", values={"training_seconds": seconds}, step=0)
         self.journal.append("model", "model", file=self.journal.copy(folder, "model"))
-        self.journal.append("end", "end", status="FINISHED", error="")
+        self.journal.append(f"end:{time.time_ns()}", "end", status="FINISHED", error="")  # closes it after a resume too
         self.journal.flush()
         self.courier.finish()
 
