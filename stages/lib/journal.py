@@ -2,6 +2,7 @@
 
 .lineup/journal/<training>/ holds events.jsonl (append-only), files/ (copies of what is to be logged) and the number of
 events already delivered. An event has a key; appending a key again changes nothing: a resumed training may repeat itself.
+One process at a time has a training's journal open; others wait for it, so that none overlooks another's events.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from stages.lib.checkpoints import private_folder
@@ -23,11 +23,16 @@ Event = dict[str, Any]
 
 
 class Journal:
-    """The journal of one training."""
+    """The journal of one training, locked until `close`; filelock's Timeout if another process keeps it for longer."""
 
-    def __init__(self, training: str) -> None:
+    def __init__(self, training: str, timeout: float = -1) -> None:
+        from filelock import FileLock
+
         self.training = training
         self.folder = private_folder() / "journal" / training
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(self.folder.with_suffix(".lock"), thread_local=False)
+        self.lock.acquire(timeout)
         self.path = self.folder / "events.jsonl"
         self.files = self.folder / "files"
         self.files.mkdir(parents=True, exist_ok=True)
@@ -88,30 +93,25 @@ class Journal:
         """Return how many events the tracking store lacks."""
         return len(self.events) - self.delivered
 
-    @contextmanager
-    def lock(self) -> Iterator[bool]:
-        """Yield whether this process may deliver now: one at a time does."""
-        from filelock import FileLock, Timeout
+    def __enter__(self) -> Journal:
+        return self
 
-        lock = FileLock(self.folder.with_suffix(".lock"), thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes open the journal."""
+        self.file.close()
+        self.lock.release()
 
     def remove(self) -> None:
-        """Remove the journal and its lock."""
-        self.file.close()
+        """Remove the journal and its lock, and close it."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.with_suffix(".lock").unlink(missing_ok=True)
+        self.close()
 
 
-def journals() -> list[Journal]:
-    """Return every journal of this repository, oldest first."""
+def trainings() -> list[str]:
+    """Return the trainings that have a journal in this repository, oldest first."""
     folders = [path for path in (private_folder() / "journal").glob("*") if path.is_dir()]
-    return [Journal(path.name) for path in sorted(folders, key=lambda path: path.stat().st_ctime)]
+    return [path.name for path in sorted(folders, key=lambda path: path.stat().st_ctime)]

@@ -77,7 +77,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
 def make_deterministic() -> None:
     """Choose algorithms that give the same bits on every run; must come before the first use of CUDA."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # as torch.use_deterministic_algorithms, which imports a compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     torch.backends.cudnn.benchmark = False
 

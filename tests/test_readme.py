@@ -1,0 +1,41 @@
+"""What the README shows works as it stands there."""
+
+import re
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def code_block(after: str, language: str) -> str:
+    """Return the first code block of a language after a heading."""
+    section = README.split(after, 1)[1]
+    return re.search(rf"```{language}\n(.*?)```", section, re.S)[1]
+
+
+def test_files_and_targets_that_the_readme_names_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make ([a-z-]+)`|\$ make ([a-z-]+)", README):
+        assert f"\n{''.join(target)}:" in makefile
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).stat().st_size < 400_000
+    for module in re.findall(r"python -m stages\.(\w+)", README):
+        assert (ROOT / "stages" / f"{module}.py").exists()
+
+
+@pytest.mark.slow
+def test_the_walk_through_with_images_of_your_own(project_factory):
+    project = project_factory("readme", images=0)
+    project.run("bash", "-euc", code_block("## Your own images", "bash"))
+    assert set(project.client().get_registered_model("digits").aliases) == {"linear", "mlp", "champion"}
+
+
+@pytest.mark.slow
+def test_an_architecture_of_your_own_is_one_file_and_one_section(project_factory):
+    project = project_factory("tiny")
+    path = project.folder / "stages" / "lib" / "architectures" / "tiny.py"
+    path.write_text(code_block("## An architecture of your own", "python"))
+    project.set(architectures=["tiny"], model="tiny", models__tiny={"hidden": 64})
+    project.run("dvc", "repro")
+    assert set(project.client().get_registered_model("digits").aliases) == {"tiny", "champion"}
