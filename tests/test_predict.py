@@ -124,8 +124,8 @@ def test_a_model_sees_digits_on_paper_as_it_sees_its_training_images(model, digi
         sources = [on_paper(image[0], seed) for seed, image in enumerate(images)]
     classifier = open_classifier(str(model))
     seen = [classifier.see(source) for source in sources]
-    assert np.mean(classifier.classify(seen).argmax(axis=1) == labels) > 0.95
-    assert np.mean(classifier.classify(images).argmax(axis=1) == labels) > 0.95
+    assert np.mean(classifier.classify(seen).argmax(axis=1) == labels) > 0.9
+    assert np.mean(classifier.classify(images).argmax(axis=1) == labels) > 0.9
 
 
 def invert_file(file):

@@ -1,8 +1,8 @@
 """What is to be recorded of a training, in order and on disk, so that no death of a server or a process loses it.
 
 .lineup/journal/<training>/ holds events.jsonl (append-only), files/ (copies of what is to be logged) and the number of
-events already delivered. An event has a key; appending a key again changes nothing: a resumed training may repeat itself.
-One process at a time has a training's journal open; others wait for it, so that none overlooks another's events.
+events already delivered. An event has a key; appending a key again changes nothing: a resumed training may repeat
+itself. One process at a time has a training's journal open; others wait, so that none overlooks another's events.
 """
 
 from __future__ import annotations

@@ -14,34 +14,40 @@ from typing import Any
 import yaml
 
 CHANGED_BY_REPRO = [":(exclude)dvc.lock", ":(exclude)metrics.json"]
+PLAIN = ["--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/"]
 
 
-def git(*arguments: str, environment: dict[str, str] | None = None) -> str:
+def git(*arguments: str, environment: dict[str, str] | None = None) -> bytes:
     """Return the output of a Git command, or nothing where there is no Git or no commit."""
-    command = ["git", *arguments]
-    result = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", env=os.environ | (environment or {}), check=False
-    )
-    return result.stdout if result.returncode == 0 else ""
+    try:
+        result = subprocess.run(["git", *arguments], capture_output=True, env=os.environ | (environment or {}))
+    except FileNotFoundError:
+        return b""
+    return result.stdout if result.returncode == 0 else b""
 
 
-def changes() -> str:
+def git_word(*arguments: str) -> str:
+    """Return the output of a Git command that answers with one line."""
+    return git(*arguments).decode(errors="replace").strip()
+
+
+def changes() -> bytes:
     """Return the patch from HEAD to the working tree, new files included, without what `dvc repro` writes."""
-    index = git("rev-parse", "--git-path", "index").strip()
+    index = git_word("rev-parse", "--git-path", "index")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "index"
         if index and Path(index).exists():
             shutil.copy(index, copy)
         environment = {"GIT_INDEX_FILE": str(copy)}
         git("add", "--intent-to-add", "--all", environment=environment)
-        return git("diff", "--binary", "HEAD", "--", ".", *CHANGED_BY_REPRO, environment=environment)
+        return git("diff", *PLAIN, "HEAD", "--", ".", *CHANGED_BY_REPRO, environment=environment)
 
 
 def tags() -> dict[str, str]:
     """Return code, DVC experiment, data and machine as flat text."""
     found = {
-        "git_commit": git("rev-parse", "HEAD").strip(),
-        "git_branch": git("branch", "--show-current").strip(),
+        "git_commit": git_word("rev-parse", "HEAD"),
+        "git_branch": git_word("branch", "--show-current"),
         "dvc_stage": os.environ.get("DVC_STAGE", ""),
         "dvc_exp_name": os.environ.get("DVC_EXP_NAME", ""),
         "dvc_exp_baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV", ""),

@@ -21,11 +21,10 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
 from stages.lib.checkpoints import checkpoint_of, private_folder
 from stages.lib.files import read_json, read_tensors, sha256
-from stages.lib.journal import Event, Journal, journals
+from stages.lib.journal import Event, Journal, trainings
 from stages.lib.lineage import dataset_facts, flattened
 from stages.lib.terminal import UserError, progress
 
@@ -40,7 +39,9 @@ SERVER = os.environ.get("MLFLOW_TRACKING_URI", "")  # read once: MLflow sets the
 TRAINING = "lineup.training"  # the tag by which runs, models and versions are found
 BATCH = 1000  # MLflow's limit of metrics per request
 SECONDS_BETWEEN_TRIES = 15.0
+SECONDS_TO_ANSWER = 5.0
 SECONDS_TO_FINISH = 20.0
+SECONDS_FOR_FAILURES = 10.0  # of one evaluate, export or sync; the rest waits for make sync
 
 
 def enabled() -> bool:
@@ -56,9 +57,16 @@ def store_root() -> Path:
     return private_folder().parent
 
 
+def database() -> Path | None:
+    """Return the file of the SQLite store, the repository's own unless MLFLOW_TRACKING_URI names another store."""
+    if SERVER and not SERVER.startswith("sqlite:///"):
+        return None
+    return store_root() / (SERVER.removeprefix("sqlite:///") or "mlflow.db")
+
+
 def store_uri() -> str:
-    """Return MLFLOW_TRACKING_URI, or the SQLite store of this repository."""
-    return SERVER or f"sqlite:///{store_root() / 'mlflow.db'}"
+    """Return MLFLOW_TRACKING_URI, or the SQLite store of this repository, as an absolute address."""
+    return f"sqlite:///{database()}" if database() else SERVER
 
 
 def connect() -> MlflowClient:
@@ -75,37 +83,80 @@ def connect() -> MlflowClient:
     check_reachable(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    if not SERVER:
-        create_store(uri)
-    return mlflow.MlflowClient(uri, uri)
+    with store_lock():
+        if file := database():
+            create_store(file)
+        try:
+            client = mlflow.MlflowClient(uri, uri)
+        except mlflow.exceptions.MlflowException as error:
+            if "db upgrade" not in str(error):
+                raise
+            command = f"mlflow db upgrade {uri}"
+            raise ConnectionError(f"an older MLflow made it; keep a copy, then run: {command}") from None
+        if file:
+            relocate(file)
+    return client
 
 
 def check_reachable(uri: str) -> None:
-    """Raise ConnectionError at once if nothing listens where an HTTP store should be."""
-    address = urlparse(uri)
-    if address.scheme in ("http", "https"):
-        port = address.port or (443 if address.scheme == "https" else 80)
-        socket.create_connection((address.hostname, port), timeout=3).close()
+    """Raise ConnectionError within seconds if nothing answers where an HTTP store should be."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    import requests
+
+    with contextlib.suppress(requests.exceptions.SSLError):  # something answers; MLflow has settings for this
+        try:
+            requests.head(uri, timeout=SECONDS_TO_ANSWER)
+        except requests.exceptions.Timeout:
+            raise ConnectionError(f"no answer within {SECONDS_TO_ANSWER:.0f} s") from None
+        except requests.exceptions.ConnectionError:
+            raise ConnectionError("nothing listens there") from None
 
 
-def create_store(uri: str) -> None:
-    """Create the SQLite store once, whatever number of processes come at the same time."""
-    import sqlite3
-
+def store_lock() -> FileLock:
+    """Return the lock under which processes of this repository open the store: migrations do not bear company."""
     from filelock import FileLock
 
-    path = Path(uri.removeprefix("sqlite:///"))
-    with FileLock(private_folder() / "store.lock"):
-        if path.exists():
-            return
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    return FileLock(private_folder() / "store.lock")
 
-        new = path.with_suffix(".db.new")
-        new.unlink(missing_ok=True)
-        SqlAlchemyStore(f"sqlite:///{new}", str(store_root() / "mlartifacts")).engine.dispose()
-        with contextlib.closing(sqlite3.connect(new)) as database:
-            database.execute("PRAGMA journal_mode=WAL")
-        new.rename(path)
+
+def create_store(path: Path) -> None:
+    """Create the SQLite store if it is not there; have it in write-ahead mode, in which readers block nobody."""
+    import sqlite3
+
+    if path.exists():
+        with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    new = path.with_suffix(".db.new")
+    new.unlink(missing_ok=True)
+    SqlAlchemyStore(f"sqlite:///{new}", str(path.parent / "mlartifacts")).engine.dispose()
+    with contextlib.closing(sqlite3.connect(new)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    new.rename(path)
+
+
+def relocate(path: Path) -> None:
+    """Tell the store of a repository that was moved or copied where its artifacts are now: MLflow keeps full paths."""
+    import sqlite3
+
+    columns = {
+        "experiments": "artifact_location",
+        "runs": "artifact_uri",
+        "logged_models": "artifact_location",
+        "model_versions": "storage_location",
+    }
+    here = str(path.parent / "mlartifacts")
+    with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection, connection:
+        found = connection.execute("SELECT artifact_location FROM experiments WHERE experiment_id = 0").fetchone()
+        before = found[0].removesuffix("/0") if found else here
+        if before == here or not before.startswith("/") or not before.endswith("/mlartifacts"):
+            return
+        for table, column in columns.items():
+            moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+            connection.execute(moved, (here, len(before) + 1, len(before), before))
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -115,7 +166,8 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return client.create_experiment(name, None if SERVER else str(store_root() / "mlartifacts"))
+            file = database()
+            return client.create_experiment(name, str(file.parent / "mlartifacts") if file else None)
         except MlflowException:  # another process was faster
             experiment = client.get_experiment_by_name(name)
     if experiment.lifecycle_stage == "deleted":
@@ -128,17 +180,14 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 
 def deliver(journal: Journal, client: MlflowClient) -> None:
     """Bring the journal's pending events to the store, in order; raises where the store fails, to be called again."""
-    with journal.lock() as mine:
-        if not mine:
-            return
-        context = Context(client, journal)
-        while journal.pending:
-            events = journal.events[journal.delivered :]
-            first = events[0]["do"]
-            same = next(list(group) for do, group in groupby(events, key=lambda event: event["do"]))
-            same = same[: BATCH // 10] if first == "metrics" else same[:1]
-            HANDLERS[first](context, same)
-            journal.delivered += len(same)
+    context = Context(client, journal)
+    while journal.pending:
+        events = journal.events[journal.delivered :]
+        first = events[0]["do"]
+        same = next(list(group) for do, group in groupby(events, key=lambda event: event["do"]))
+        same = same[: BATCH // 10] if first == "metrics" else same[:1]
+        HANDLERS[first](context, same)
+        journal.delivered += len(same)
 
 
 class Context:
@@ -318,14 +367,17 @@ def log_model(context: Context, folder: Path, description: dict[str, Any]) -> st
 
 def handle_end(context: Context, events: list[Event]) -> None:
     """Close the run with its status; a failed one says why."""
-    event, run_id = events[0], context.run.info.run_id
+    event, run = events[0], context.run
+    run_id = run.info.run_id
     if event["error"]:
         context.client.set_tag(run_id, "lineup.error", event["error"][:5000])
+    elif "lineup.error" in run.data.tags:  # of a try before
+        context.client.delete_tag(run_id, "lineup.error")
     context.client.set_terminated(run_id, event["status"], event["time"])
 
 
 def handle_restore(context: Context, events: list[Event]) -> None:
-    """Record a training from its files where the store does not know it: another clone, another server, a deleted run."""
+    """Record a training from its files where the store does not know it: a new clone or server, a deleted run."""
     event = events[0]
     run = find_run(context.client, context.experiment, context.journal.training)
     if run is None:
@@ -364,7 +416,7 @@ def handle_evaluation(context: Context, events: list[Event]) -> None:
         for name, value in tags.items():
             client.set_model_version_tag(version.name, version.version, name, value)
         log_onnx(context)
-        prove(context, version, folder)
+        prove(context, version, event)
         client.set_tag(run.info.run_id, "lineup.evaluation", event["digest"])
     with registry_lock():
         client.set_registered_model_alias(version.name, event["architecture"], version.version)
@@ -380,17 +432,23 @@ def log_onnx(context: Context) -> None:
         context.client.log_model_artifacts(context.model_id, folder)
 
 
-def prove(context: Context, version: ModelVersion, evaluation: Path) -> None:
-    """Load the registered version as a consumer would and hold its answers on the test images against the evaluation."""
+def prove(context: Context, version: ModelVersion, event: Event) -> None:
+    """Load the registered version as a consumer would and hold its answers on the test images against the evaluation.
+
+    Where data/raw holds other data by now, the trained model's own answers on an example stand in.
+    """
     import mlflow
     import torch
 
     from stages.lib import datasets, deployment
 
-    (expected,) = read_tensors(evaluation / "predictions.safetensors").values()
-    inputs, _ = datasets.load("test")
-    if len(inputs) != len(expected):
-        raise UserError("the test images are not those of this evaluation; run: dvc repro")
+    if datasets.RAW.exists() and datasets.describe().digests["test"][:32] == event["test_digest"]:
+        (expected,) = read_tensors(context.file(event["folder"]) / "predictions.safetensors").values()
+        inputs, _ = datasets.load("test")
+    else:
+        trained = deployment.load(context.file("model"))
+        inputs = trained.example(256)
+        expected = deployment.predict(trained, inputs, 1000)
     path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
     reloaded = deployment.read_pt2(Path(path) / "data" / "model.pt2")
     answers = deployment.predict(reloaded, inputs, 1000)
@@ -406,6 +464,9 @@ def prove(context: Context, version: ModelVersion, evaluation: Path) -> None:
 def handle_promote(context: Context, events: list[Event]) -> None:
     """Let the gate decide whether this training's version becomes the champion or the challenger."""
     client, event = context.client, events[0]
+    if event.get("once") and (decision := context.version.tags.get("gate")):
+        context.journal.decision = f"version {context.version.version} was decided about before: {decision}"
+        return
     with registry_lock():
         version = context.version
         champion = aliased(client, version.name, "champion")
@@ -414,7 +475,7 @@ def handle_promote(context: Context, events: list[Event]) -> None:
         client.set_registered_model_alias(version.name, alias, version.version)
         if passed and (other := aliased(client, version.name, "challenger")) and other.version == version.version:
             client.delete_registered_model_alias(version.name, "challenger")
-        if not (champion and champion.version == version.version):
+        if not (champion and champion.version == version.version) or "gate" not in version.tags:
             client.set_model_version_tag(version.name, version.version, "gate", f"{alias}: {why}")
         if passed and "val_accuracy" in version.tags:
             best = max(best_champion(client, version), float(version.tags["val_accuracy"]))
@@ -429,12 +490,12 @@ def decide(
     context: Context, version: ModelVersion, champion: ModelVersion | None, settings: dict[str, Any]
 ) -> tuple[bool, str]:
     """Return whether `version` may be champion, and why, with the numbers."""
+    if champion and champion.version == version.version:
+        return True, "it was the champion already"
     if settings["promote"] != "gate":
         return settings["promote"] == "always", f"export.promote is '{settings['promote']}'"
     if champion is None:
         return True, "there was no champion"
-    if champion.version == version.version:
-        return True, "it was the champion already"
     if champion.tags.get("split") != version.tags["split"]:
         return False, f"champion version {champion.version} was trained on another split, so they can't be compared"
     hits, champion_hits = compare(context, champion)
@@ -585,6 +646,8 @@ class Courier:
             self.attempt()
         if self.journal.pending:
             self.warn(f"{self.journal.pending} events of this training are not in MLflow yet; later: make sync")
+        if not self.thread.is_alive():
+            self.journal.close()
 
 
 def summary(error: Exception) -> str:
@@ -613,38 +676,39 @@ def record_evaluations(architectures: list[str]) -> None:
     """Record evaluation/ on the run of each training, and what else the store lacks of it."""
     if enabled():
         with progress(unit="runs") as bar:
-            for architecture in bar.track(architectures, description="Recording"):
-                record_evaluation(architecture)
+            pending = sum(map(record_evaluation, bar.track(architectures, description="Recording")))
+        if pending:
+            print(f"{pending} events are not in MLflow yet; later: make sync")
 
 
-def record_evaluation(architecture: str) -> None:
-    """Record evaluation/<architecture> and its pictures on the training's run."""
-    journal = restoring_journal(architecture)
+def record_evaluation(architecture: str) -> int:
+    """Record evaluation/<architecture> and its pictures on the training's run; return how many events are pending."""
     folder, pictures = Path("evaluation") / architecture, Path("evaluation") / "plots" / architecture
     files = [*sorted(folder.glob("*")), *sorted(pictures.glob("*"))]
     digest = hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
     description = read_json(Path("models") / architecture / "model.json")
-    journal.append(
-        f"evaluation:{digest}",
-        "evaluation",
-        architecture=architecture,
-        folder=journal.copy(folder, f"evaluation-{digest[:12]}"),
-        pictures=journal.copy(pictures, f"pictures-{digest[:12]}"),
-        digest=digest,
-        test_name=f"{description['dataset']}-test",
-        test_digest=description["data"]["test"][:32],
-    )
-    attempt(journal)
+    with restoring_journal(architecture) as journal:
+        journal.append(
+            f"evaluation:{digest}",
+            "evaluation",
+            architecture=architecture,
+            folder=journal.copy(folder, f"evaluation-{digest[:12]}"),
+            pictures=journal.copy(pictures, f"pictures-{digest[:12]}"),
+            digest=digest,
+            test_name=f"{description['dataset']}-test",
+            test_digest=description["data"]["test"][:32],
+        )
+        return attempt(journal)
 
 
-def record_export(architecture: str, settings: dict[str, Any]) -> str:
-    """Let the gate decide about the training's version; return the decision in words."""
+def record_export(architecture: str, settings: dict[str, Any], once: bool = False) -> str:
+    """Let the gate decide about the training's version, again unless `once`; return the decision in words."""
     if not enabled():
         return "tracking is off: no registered model was touched"
-    journal = restoring_journal(architecture)
-    journal.append(f"promote:{time.time_ns()}", "promote", **settings)
-    attempt(journal)
-    return journal.decision or "the registry can't be reached: the gate decides at the next make sync"
+    with restoring_journal(architecture) as journal:
+        journal.append(f"promote:{time.time_ns()}", "promote", once=once, **settings)
+        attempt(journal)
+        return journal.decision or "the registry can't be reached: the gate decides at the next make sync"
 
 
 def restoring_journal(architecture: str) -> Journal:
@@ -671,14 +735,27 @@ def restoring_journal(architecture: str) -> Journal:
     return journal
 
 
+class Outage:
+    """What failures of the store cost this process so far: seconds, and lines already printed."""
+
+    seconds = 0.0
+    told: set[str] = set()
+
+
 def attempt(journal: Journal) -> int:
-    """Deliver a journal and return how much is still pending; if the store fails, say so; remove what is complete."""
-    try:
-        deliver(journal, connect())
-    except UserError:
-        raise
-    except Exception as error:
-        print(f"warning: MLflow at {store_uri()}: {summary(error)}; {journal.pending} events are kept for make sync")
+    """Deliver a journal, remove it if complete, return how much is still pending; if the store fails, say so once."""
+    start = time.monotonic()
+    if Outage.seconds < SECONDS_FOR_FAILURES:
+        try:
+            deliver(journal, connect())
+        except UserError:
+            raise
+        except Exception as error:
+            Outage.seconds += time.monotonic() - start
+            line = f"warning: MLflow at {store_uri()} fails ({summary(error)}); nothing is lost"
+            if line not in Outage.told:
+                Outage.told.add(line)
+                print(line)
     pending = journal.pending
     if not pending and not checkpoint_of(journal.training):
         journal.remove()
@@ -687,7 +764,17 @@ def attempt(journal: Journal) -> int:
 
 def sync() -> int:
     """Deliver every journal; remove those that are complete; return the number of events still pending."""
-    return sum(attempt(journal) for journal in journals() if journal.pending)
+    from filelock import Timeout
+
+    pending = 0
+    for training in trainings():
+        with contextlib.suppress(Timeout), Journal(training, timeout=0) as journal:  # who has it open delivers it
+            try:
+                pending += attempt(journal)
+            except UserError as error:
+                print(f"warning: training {training}: {error}")
+                pending += journal.pending
+    return pending
 
 
 def download(uri: str) -> Path:

@@ -7,25 +7,28 @@ from torch import nn
 
 from stages.lib.architectures import image_shape
 
+POOLED = (0, 1, 4)  # the convolutions that are followed by pooling, as in the original
+
 
 def build(
     shape: tuple[int, ...],
     outputs: int,
     *,
-    channels: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=5, max_length=5)] = [32, 64, 96, 96, 64],  # noqa: B006
-    hidden: Annotated[int, Field(ge=1)] = 512,
+    channels: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=5, max_length=5)],
+    hidden: Annotated[int, Field(ge=1)],
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
 ) -> nn.Module:
-    """Return AlexNet with pooling after convolutions 1, 2 and 5."""
+    """Return Conv → (MaxPool 2) → BatchNorm → ReLU five times, then Dropout → Linear → ReLU twice, then Linear."""
     depth, height, width = image_shape("alexnet", shape, smallest=8)
     layers: list[nn.Module] = []
     for index, features in enumerate(channels):
-        layers += [nn.Conv2d(depth, features, 3, padding=1, bias=False), nn.BatchNorm2d(features), nn.ReLU()]
-        if index in (0, 1, 4):
+        kernel = 3 if index else 5
+        layers.append(nn.Conv2d(depth, features, kernel, padding=kernel // 2, bias=False))
+        if index in POOLED:
             layers.append(nn.MaxPool2d(2))
+        layers += [nn.BatchNorm2d(features), nn.ReLU()]
         depth = features
-    flat = depth * (height // 8) * (width // 8)
     layers.append(nn.Flatten())
-    for inputs in (flat, hidden):
+    for inputs in (depth * (height // 8) * (width // 8), hidden):
         layers += [nn.Dropout(dropout), nn.Linear(inputs, hidden), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(hidden, outputs))

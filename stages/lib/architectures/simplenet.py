@@ -1,4 +1,4 @@
-"""Small all-convolutional network: 3×3 convolutions with batch norm, pooled by stages, global average at the end."""
+"""Small all-convolutional network: 3×3 convolutions with batch norm, in stages, and a global average at the end."""
 
 from typing import Annotated
 
@@ -7,22 +7,28 @@ from torch import nn
 
 from stages.lib.architectures import image_shape
 
+Widths = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+
 
 def build(
     shape: tuple[int, ...],
     outputs: int,
     *,
-    channels: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [32, 64, 128],  # noqa: B006
+    channels: Annotated[list[Widths], Field(min_length=1)],
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
-    """Return two Conv 3×3 → BatchNorm → ReLU per entry of `channels`, MaxPool 2 between them, then Linear."""
+    """Return, per stage of `channels`, convolutions of those widths; MaxPool 2 between stages; then Linear.
+
+    The pooling stands right behind a stage's last convolution, where batch norm and ReLU then cost a quarter.
+    """
     depth, _, _ = image_shape("simplenet", shape, smallest=2 ** len(channels))
     layers: list[nn.Module] = []
-    for index, features in enumerate(channels):
-        if index:
-            layers.append(nn.MaxPool2d(2))
-        for _ in range(2):
-            layers += [nn.Conv2d(depth, features, 3, padding=1, bias=False), nn.BatchNorm2d(features), nn.ReLU()]
+    for number, widths in enumerate(channels, start=1):
+        for position, features in enumerate(widths, start=1):
+            layers.append(nn.Conv2d(depth, features, 3, padding=1, bias=False))
+            if position == len(widths) and number < len(channels):
+                layers.append(nn.MaxPool2d(2))
+            layers += [nn.BatchNorm2d(features), nn.ReLU()]
             depth = features
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     if dropout:
