@@ -34,7 +34,6 @@ report: $(ENV)  ## one self-contained page: report.html
 	python -m stages.report
 
 demo: $(ENV)  ## draw a digit in the browser and see what every registered model says
-	$(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes -r requirements-demo.lock
 	python -m stages.demo
 
 lint: $(ENV)  ## ruff: mistakes and formatting
@@ -46,7 +45,7 @@ bench: $(ENV)  ## measure speed; prints ratios
 
 lock: $(ENV)  ## choose the newest versions that fit together
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade \
-		--no-emit-index-url --extra test --extra tensorboard pyproject.toml -o requirements.lock
+		--no-emit-index-url --extra test --extra tensorboard --extra demo pyproject.toml -o requirements.lock
 
 clean:  ## remove what runs made: models, evaluation, export; DVC's cache and MLflow's store stay
 	rm -rf models evaluation export metrics.json data/raw data/split runs report.html

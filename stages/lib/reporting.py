@@ -68,11 +68,12 @@ class Report:
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(f"{summarise(loop.model, self.dataset)}\n")
         if self.journal and self.courier:
-            if "start" not in self.journal.keys:
+            again = "start" in self.journal.keys  # killed before, perhaps before its first checkpoint
+            if not again:
                 self.journal.append("start", "start", **self.start_event())
                 if (self.checkpoint.folder / "changes.patch").exists():
                     self.attach(self.checkpoint.folder / "changes.patch", "lineage")
-            if resumed:
+            if again:
                 self.journal.append(f"resume:{time.time_ns()}", "resume")
             self.courier.start()
         self.bar = progress("loss {task.fields[loss]}", "{task.fields[accuracy]}", "{task.fields[speed]} images/s")
@@ -179,14 +180,16 @@ class Report:
         tags = lineage.tags()
         tags |= {"architecture": self.architecture, "lineup.lock": str(self.checkpoint.lock_file)}
         tags |= {f"sha256.{part}": digest for part, digest in self.dataset.digests.items()}
+        tags["sha256.split"] = self.facts["split"]
         patch = lineage.changes()
         tags["git_dirty"] = str(bool(patch)).lower()
+        patch_file = self.checkpoint.folder / "changes.patch"
+        patch_file.unlink(missing_ok=True)  # of a training before
         if patch:
-            (self.checkpoint.folder / "changes.patch").write_text(patch, encoding="utf-8")
+            patch_file.write_bytes(patch)
         name = " ".join(part for part in (self.architecture, tags["dvc_exp_name"]) if part)
-        params = lineage.flattened(
-            {"dataset": self.params.dataset, "split": self.params.split.model_dump(), **self.facts}
-        )
+        sections = {"data": self.params.data.model_dump(), "split": self.params.split.model_dump()}
+        params = lineage.flattened({"dataset": self.params.dataset, **self.facts, **sections})
         split = self.facts["split"]
         digests = {"training": split, "validation": split[::-1], "test": self.dataset.digests["test"]}
         return {

@@ -729,7 +729,14 @@ def restoring_journal(architecture: str) -> Journal:
         experiment=description["dataset"],
         name=architecture,
         params=flattened(facts),
-        tags={"lineup.restored": "true", "architecture": architecture},
+        tags={
+            "lineup.restored": "true",
+            "architecture": architecture,
+            **{
+                f"sha256.{part}": digest
+                for part, digest in [*description["data"].items(), ("split", description["split"])]
+            },
+        },
         datasets=dataset_facts(description["dataset"], digests),
     )
     return journal
