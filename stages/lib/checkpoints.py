@@ -15,12 +15,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import Tensor
 
 from stages.lib.files import read_json, read_tensors, sha256, write_json, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 SECONDS_BETWEEN = 6.0  # with the time of a save, less than ten seconds of work can be lost

@@ -10,13 +10,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import yaml
+from PIL import Image
 
 from stages.lib.files import read_json
 from stages.lib.framing import frame
-from stages.lib.pictures import read_picture, to_array
+from stages.lib.pictures import read_picture, to_array, to_eight_bits
 from stages.lib.terminal import UserError
 
 PARAMS = Path("params.yaml")
+GATE_ALIASES = {"champion", "challenger"}
 HOW_TO_NAME = "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/NAME, or a folder or .onnx file that export made"
 
 
@@ -32,10 +34,14 @@ class Classifier:
         """Return the classes' names, in the order of the outputs."""
         return self.description["classes"]
 
-    def see(self, source: Path | BinaryIO) -> np.ndarray:
-        """Return a picture file as the model sees it, uint8 (C, H, W); raises UnreadablePictureError."""
-        shape = self.description["shape"]
-        return to_array(frame(read_picture(source, shape[0]), shape, self.description.get("framing")))
+    def see(self, picture: Path | BinaryIO | Image.Image) -> np.ndarray:
+        """Return a picture as the model sees it, uint8 (C, H, W); raises UnreadablePictureError."""
+        channels, *_ = shape = self.description["shape"]
+        if isinstance(picture, Image.Image):
+            image = to_eight_bits(picture, channels)
+        else:
+            image = read_picture(picture, channels)
+        return to_array(frame(image, shape, self.description.get("framing")))
 
     def classify(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return probabilities float32 (N, K) of images as `see` returns them."""
@@ -58,18 +64,34 @@ def open_classifier(model: str | None) -> Classifier:
 
 
 def default_model() -> str:
-    """Return the champion of params.yaml's dataset, or of the store's only registered model."""
+    """Return the URI of the champion."""
+    return f"models:/{registered_name()}@champion"
+
+
+def registered_architectures() -> dict[str, str]:
+    """Return the URI of each architecture's newest proven version, by architecture; UserError where there is none."""
+    from stages.lib import tracking
+
+    name = registered_name()
+    found = {model.name: model for model in tracking.connect().search_registered_models()}
+    aliases = sorted(found[name].aliases) if name in found else []
+    uris = {alias: f"models:/{name}@{alias}" for alias in aliases if alias not in GATE_ALIASES}
+    if not uris:
+        raise UserError(f"{tracking.store_uri()} holds no proven architecture of '{name}'; run: dvc repro")
+    return uris
+
+
+def registered_name() -> str:
+    """Return the registered model of params.yaml's dataset, or the store's only one; UserError where that is open."""
     from stages.lib import tracking
 
     if PARAMS.exists():
-        name = tracking.registered_name(yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["dataset"])
-    else:
-        names = [model.name for model in tracking.connect().search_registered_models()]
-        if len(names) != 1:
-            found = ", ".join(names) or "none"
-            raise UserError(f"name the model: --model {HOW_TO_NAME} (registered in {tracking.store_uri()}: {found})")
-        name = names[0]
-    return f"models:/{name}@champion"
+        return tracking.registered_name(yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["dataset"])
+    names = [model.name for model in tracking.connect().search_registered_models()]
+    if len(names) != 1:
+        found = ", ".join(names) or "none"
+        raise UserError(f"name the model: {HOW_TO_NAME} (registered in {tracking.store_uri()}: {found})")
+    return names[0]
 
 
 def read_files(path: Path) -> Classifier:

@@ -74,7 +74,7 @@ def draw_samples(images_by_class: Mapping[str, Tensor], path: Path) -> None:
     label = 0.15 + 0.09 * max(text_width(name) for name in names)  # inches
     per_row = min(max(len(images) for images in images_by_class.values()), 12 // blocks)
     _, _, tall, wide = next(iter(images_by_class.values())).shape
-    tile = min((WIDTH / blocks - label) / per_row, 1.2, 1.2 * wide / tall)
+    tile = min((WIDTH / blocks - label) / per_row, *(1.2 / blocks**0.5 * side for side in (1, wide / tall)))
     pitch = tile * tall / wide + 0.04
     with drawing(path, height=rows * pitch + 0.06, width=blocks * (label + per_row * tile) + 0.02) as figure:
         axes = canvas_axes(figure)
@@ -223,7 +223,7 @@ def draw_mistakes(mistakes: Sequence[tuple[Tensor, str, str, float]], examples: 
     if not mistakes:
         return draw_message(f"No mistakes on {examples:,} images", path)
     columns = 5 if len(mistakes) <= 25 else 8
-    pitch, room = WIDTH / columns, 19 if columns == 5 else 12
+    pitch, room = WIDTH / columns, 19 if columns == 5 else 15
     tall, wide = mistakes[0][0].shape[1:]
     side = pitch - 0.5
     height = side * min(1, tall / wide)
@@ -234,9 +234,9 @@ def draw_mistakes(mistakes: Sequence[tuple[Tensor, str, str, float]], examples: 
             middle, top = (index % columns + 0.5) * pitch, index // columns * row + 0.04
             width = side * min(1, wide / tall)
             place(axes, image, middle - width / 2, top, width, height)
-            style = {"ha": "center", "va": "center", "size": 9}
+            style = {"ha": "center", "va": "center", "size": 9 if columns == 5 else 7.5}
             axes.text(middle, top + height + 0.1, f"is {shorten(truth, room - 3)}", color=GOOD, **style)
-            sure = f", {100 * min(confidence, 0.9999):.{0 if confidence < 0.995 else 2}f} %"
+            sure = f", {confidence:.0%}"
             said = f"said {shorten(prediction, room - 5 - len(sure))}\u200e{sure}"  # the mark keeps Arabic in its place
             axes.text(middle, top + height + 0.28, said, color=BAD, **style)
     return None
@@ -343,7 +343,7 @@ def draw_filters(weight: Tensor, shape: Sequence[int], path: Path, most: int = 6
     if weight.ndim == 2 and len(shape) == 3 and weight.shape[1] == shape[0] * shape[1] * shape[2]:
         weight = weight.reshape(-1, *shape)
     if weight.ndim != 4:
-        return draw_matrix(weight.reshape(len(weight), -1)[:200, :200], "Weights of", "input", "unit", path)
+        return draw_matrix(weight.reshape(len(weight), -1)[:200, :200].numpy(), "Weights of", "input", "unit", path)
     units, channels = min(len(weight), most), weight.shape[1]
     title = f"{len(weight)} first-layer filters, {channels} × {weight.shape[2]} × {weight.shape[3]}"
     title += f"; {units} shown" if units < len(weight) else ""
@@ -361,12 +361,12 @@ def draw_filters(weight: Tensor, shape: Sequence[int], path: Path, most: int = 6
     return None
 
 
-def draw_matrix(matrix: Tensor, what: str, x: str, y: str, path: Path) -> None:
+def draw_matrix(matrix: np.ndarray, what: str, x: str, y: str, path: Path) -> None:
     """Draw a matrix (rows, columns) of signed values as a heat map."""
     rows, columns = matrix.shape
     with drawing(path, height=min(4.5, max(2, 0.8 + 0.3 * rows))) as figure:
         axes = figure.subplots()
-        image = axes.imshow(matrix, aspect="auto", **shades(matrix.numpy()))
+        image = axes.imshow(matrix, aspect="auto", **shades(matrix))
         axes.set(title=f"{what} {rows} {y}s by {columns} {x}s", xlabel=x, ylabel=y)
         for axis in (axes.xaxis, axes.yaxis):
             axis.get_major_locator().set_params(integer=True)
@@ -560,7 +560,7 @@ def shorten(name: str, most: int) -> str:
     """Return a name cut to the width of `most` Latin letters."""
     if text_width(name) <= most:
         return name
-    while text_width(name) >= most:
+    while name and text_width(name) >= most:
         name = name[:-1]
     return name + "…"
 

@@ -401,7 +401,7 @@ def handle_evaluation(context: Context, events: list[Event]) -> None:
     if run.data.tags.get("lineup.evaluation") != event["digest"]:
         scores = read_json(folder / "metrics.json")
         test = {
-            "model_id": version.model_id,
+            "model_id": model_id,
             "dataset_name": event["test_name"],
             "dataset_digest": event["test_digest"],
         }
@@ -732,10 +732,8 @@ def restoring_journal(architecture: str) -> Journal:
         tags={
             "lineup.restored": "true",
             "architecture": architecture,
-            **{
-                f"sha256.{part}": digest
-                for part, digest in [*description["data"].items(), ("split", description["split"])]
-            },
+            "sha256.split": description["split"],
+            **{f"sha256.{part}": digest for part, digest in description["data"].items()},
         },
         datasets=dataset_facts(description["dataset"], digests),
     )

@@ -132,7 +132,10 @@ class Training:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.train, self.validation, self.recipe, self.seed = train, validation, recipe, seed
         self.is_classification = not train.targets.is_floating_point()
-        self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
+        lone = (
+            recipe.batch_size > 1 and len(train) % recipe.batch_size == 1
+        )  # batch norm needs two
+        self.steps_per_epoch = max(1, math.ceil(len(train) / recipe.batch_size) - lone)
         self.optimizer = make_optimizer(self.model, recipe)
         self.average = None
         if recipe.ema:
@@ -169,7 +172,7 @@ class Training:
         reported = progress.step - progress.step % recipe.log_every
         self.model.train()
         while progress.step < self.steps_per_epoch:
-            index = order[progress.step * recipe.batch_size : (progress.step + 1) * recipe.batch_size]
+            index = order[self.examples(progress.step)]
             self.take_step(index)
             progress.step += 1
             reporter.on_progress(len(index))
@@ -189,6 +192,11 @@ class Training:
             save(self)
         if reporter.stop_requested() and not progress.finished:
             raise Interrupted(f"the end of epoch {progress.epoch}")
+
+    def examples(self, step: int) -> slice:
+        """Return which part of the epoch's order a step trains on."""
+        start = step * self.recipe.batch_size
+        return slice(start, start + self.recipe.batch_size if step + 1 < self.steps_per_epoch else len(self.train))
 
     def take_step(self, index: Tensor) -> None:
         """Train on the examples `index`; all that is random in it depends on seed and step alone."""
@@ -229,7 +237,7 @@ class Training:
                 f"the loss is not finite at epoch {progress.epoch + 1}, step {step}; "
                 "try a lower learning_rate or clip_norm: 1"
             )
-        examples = min(progress.step * self.recipe.batch_size, len(self.train)) - start * self.recipe.batch_size
+        examples = self.examples(progress.step - 1).stop - self.examples(start).start
         accuracy = float(self.correct[start : progress.step].sum()) / examples if self.is_classification else None
         step = progress.epoch * self.steps_per_epoch + progress.step
         reporter.on_step(step, float(losses.double().sum()) / examples, accuracy)

@@ -44,6 +44,8 @@ def builder(name: str) -> Callable[..., nn.Module]:
 def describe(name: str, mistake: dict[str, Any]) -> str:
     """Return one line for one of pydantic's errors."""
     key = ".".join(str(part) for part in ("models", name, *mistake["loc"]))
+    if mistake["type"] == "missing_keyword_only_argument":
+        return f"params.yaml: key '{key}' is missing"
     return f"params.yaml: {key} = {mistake['input']!r}: {mistake['msg']}"
 
 

@@ -1,0 +1,153 @@
+"""Batches: normalised, shuffled and augmented as a whole, the same for the same seed."""
+
+import pytest
+import torch
+
+from stages.lib.batches import Batches, augmented, shuffled
+from stages.lib.params import Augment
+
+OFF = {"rotate": 0, "shift": 0, "scale": 0, "shear": 0, "flip": False, "erase": 0}
+
+
+def settings(**changes):
+    return Augment(**OFF | changes)
+
+
+def draw(images, seed=0, **changes):
+    torch.manual_seed(seed)
+    return augmented(images, settings(**changes))
+
+
+def blob(count=64, size=21):
+    """Return images that are dark but for one bright 3×3 square right of the middle."""
+    images = torch.zeros(count, 1, size, size)
+    images[:, :, size // 2 - 1 : size // 2 + 2, size - 6 : size - 3] = 1.0
+    return images
+
+
+def centres(images):
+    """Return each image's centre of mass relative to the middle, in pixels: (N, 2) as x, y."""
+    size = images.shape[-1]
+    place = torch.arange(size) - (size - 1) / 2
+    mass = images.sum((1, 2, 3))
+    return torch.stack([(images.sum((1, 2)) * place).sum(1), (images.sum((1, 3)) * place).sum(1)], 1) / mass[:, None]
+
+
+@pytest.fixture
+def noise():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (10, 3, 6, 7), dtype=torch.uint8, generator=generator)
+
+
+def test_a_batch_is_normalised_by_the_channels_mean_and_std(noise):
+    mean, std = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.3, 0.4])
+    labels = torch.arange(10)
+    images, targets = Batches(noise, labels, mean, std).batch(torch.tensor([7, 2]))
+    expected = (noise[[7, 2]] / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    assert images.dtype == torch.float32 and targets.tolist() == [7, 2]
+    assert torch.allclose(images, expected, atol=1e-5)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_rows_of_features_pass_as_they_are():
+    features, targets = torch.randn(5, 3), torch.randn(5, 2)
+    inputs, truth = Batches(features, targets, torch.zeros(1), torch.ones(1)).batch(
+        torch.tensor([4, 0]), settings(rotate=90, erase=1)
+    )
+    assert torch.equal(inputs, features[[4, 0]]) and torch.equal(truth, targets[[4, 0]])
+
+
+def test_an_epoch_sees_every_example_once_in_an_order_of_seed_and_epoch_alone():
+    order = shuffled(1000, seed=3, epoch=0)
+    assert torch.equal(order.sort().values, torch.arange(1000))
+    torch.manual_seed(99)  # the global generator has no say
+    assert torch.equal(order, shuffled(1000, seed=3, epoch=0))
+    assert not torch.equal(order, shuffled(1000, seed=3, epoch=1))
+    assert not torch.equal(order, shuffled(1000, seed=4, epoch=0))
+
+
+def test_augmentation_off_changes_nothing(noise):
+    images = noise.float()
+    assert torch.equal(draw(images), images)
+
+
+@pytest.mark.parametrize(
+    "change", [{"rotate": 10}, {"shift": 0.1}, {"scale": 0.1}, {"shear": 0.1}, {"flip": True}, {"erase": 0.5}], ids=str
+)
+def test_each_augmentation_is_random_by_the_seed_and_differs_from_image_to_image(change):
+    images = blob(32)
+    first = draw(images, seed=1, **change)
+    assert torch.equal(first, draw(images, seed=1, **change))
+    assert not torch.equal(first, draw(images, seed=2, **change))
+    assert first.shape == images.shape and len(first.flatten(1).unique(dim=0)) > 1
+    assert first.min() >= 0 and first.max() <= 1 + 1e-6
+
+
+def test_shift_moves_at_most_its_part_of_the_image_in_all_directions():
+    moved = centres(draw(blob(), shift=0.1)) - centres(blob())
+    assert moved.abs().max() <= 0.1 * 21 + 0.01
+    for axis in (0, 1):
+        assert moved[:, axis].min() < -1 and moved[:, axis].max() > 1
+
+
+def test_rotate_turns_around_the_middle_by_at_most_its_angle():
+    before, after = centres(blob()), centres(draw(blob(), rotate=30))
+    radius = before[0].norm()
+    angles = torch.rad2deg(torch.atan2(after[:, 1], after[:, 0]))
+    assert torch.allclose(after.norm(dim=1), radius, atol=0.5)
+    assert angles.abs().max() <= 31 and angles.min() < -15 and angles.max() > 15
+
+
+def test_scale_moves_what_lies_outside_the_middle_in_and_out():
+    ratio = centres(draw(blob(), scale=0.2))[:, 0] / centres(blob())[:, 0]
+    assert 1 / 1.2 - 0.05 < ratio.min() < 0.9 and 1.1 < ratio.max() < 1 / 0.8 + 0.05
+
+
+def test_shear_shifts_rows_in_proportion_to_their_height():
+    images = torch.zeros(64, 1, 21, 21)
+    images[:, :, :, 10] = 1.0  # a vertical line
+    slanted = draw(images, shear=0.3)
+    place = torch.arange(21) - 10.0
+    top = (slanted[:, 0, 3] * place).sum(1) / slanted[:, 0, 3].sum(1)
+    bottom = (slanted[:, 0, 17] * place).sum(1) / slanted[:, 0, 17].sum(1)
+    assert torch.allclose(top, -bottom, atol=0.2)
+    assert 1.2 < top.abs().max() <= 0.3 * 7 + 0.2
+
+
+def test_the_border_goes_on_outwards_where_an_image_moves_away():
+    bright = torch.full((16, 1, 9, 9), 200.0)
+    assert torch.allclose(draw(bright, shift=0.5, rotate=45, scale=0.3), bright)
+
+
+def test_flip_mirrors_about_every_second_image_as_a_whole(noise):
+    images = noise.float().repeat(40, 1, 1, 1)
+    flipped = draw(images, flip=True)
+    mirrored = torch.tensor([torch.equal(new, old.flip(-1)) for new, old in zip(flipped, images, strict=True)])
+    kept = torch.tensor([torch.equal(new, old) for new, old in zip(flipped, images, strict=True)])
+    assert (mirrored ^ kept).all() and 0.4 < mirrored.float().mean() < 0.6
+
+
+def test_erase_blanks_one_rectangle_with_the_images_mean_in_its_part_of_the_images():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(400, 2, 20, 20, generator=generator)
+    erased = draw(images, erase=0.25)
+    changed = (erased != images).all(1)  # (N, H, W): a rectangle goes through all channels
+    hit = changed.any((1, 2))
+    assert 0.17 < hit.float().mean() < 0.33
+    assert torch.equal(erased[~hit], images[~hit])
+    for index in hit.nonzero().flatten()[:30]:
+        rows, columns = changed[index].any(1).nonzero().flatten(), changed[index].any(0).nonzero().flatten()
+        inside = changed[index, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert inside.all() and inside.sum() == changed[index].sum() and inside.float().sum() <= 0.5 * 400
+        assert torch.allclose(erased[index][:, changed[index]], images[index].mean(), atol=1e-5)
+
+
+def test_a_training_batch_is_augmented_before_it_is_normalised(noise):
+    batches = Batches(noise, torch.arange(10), torch.full((3,), 0.5), torch.full((3,), 0.25))
+    torch.manual_seed(5)
+    images, _ = batches.batch(torch.arange(10), settings(flip=True, erase=1))
+    torch.manual_seed(5)
+    expected = (augmented(noise.float(), settings(flip=True, erase=1)) / 255 - 0.5) / 0.25
+    assert torch.allclose(images, expected, atol=1e-5)
+    plain, _ = batches.batch(torch.arange(10))
+    assert not torch.allclose(images, plain)

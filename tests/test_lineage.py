@@ -1,0 +1,167 @@
+"""A run leads back to the code: checking out its commit and applying its patch gives the same files and weights."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from stages.lib import lineage
+
+
+def git(*arguments, cwd=None):
+    return subprocess.run(["git", *arguments], cwd=cwd, check=True, capture_output=True).stdout
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository with one commit, whose working tree differs from it in every way that a tree can."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    git("init", "--quiet")
+    git("config", "user.email", "tests@example.org")
+    git("config", "user.name", "Tests")
+    Path(".gitignore").write_text("ignored\n")
+    for name in ("changed.py", "staged.py", "gone.py", "dvc.lock", "metrics.json"):
+        Path(name).write_text("one\ntwo\n")
+    Path("windows.txt").write_bytes(b"one\r\ntwo\r\n")
+    Path("latin.txt").write_bytes("é\nè\n".encode("latin-1"))
+    Path("picture.png").write_bytes(bytes(range(256)))
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "work")
+    return folder
+
+
+def change(folder):
+    (folder / "changed.py").write_text("one\n2\n")
+    (folder / "staged.py").write_text("1\ntwo\n")
+    git("add", "staged.py")
+    (folder / "gone.py").unlink()
+    (folder / "windows.txt").write_bytes(b"one\r\n2\r\n")
+    (folder / "latin.txt").write_bytes("é\nê\n".encode("latin-1"))
+    (folder / "picture.png").write_bytes(bytes(reversed(range(256))))
+    (folder / "new ünï.py").write_text("new\n")
+    (folder / "ignored").write_text("x")
+    (folder / "dvc.lock").write_text("changed by repro\n")
+    (folder / "metrics.json").write_text("changed by repro\n")
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("setting", [None, "diff.noprefix=true", "color.ui=always", "diff.mnemonicPrefix=true"])
+def test_commit_and_patch_give_back_the_working_tree(setting, repository, tmp_path):
+    if setting:
+        git("config", *setting.split("="))
+    change(repository)
+    before = git("status", "--porcelain")
+    (tmp_path / "changes.patch").write_bytes(lineage.changes())
+    assert git("status", "--porcelain") == before  # looking leaves no trace
+    clone = tmp_path / "clone"
+    git("clone", "--quiet", str(repository), str(clone))
+    git("apply", str(tmp_path / "changes.patch"), cwd=clone)
+    kept = ("ignored", "dvc.lock", "metrics.json")
+    expected, found = ({k: v for k, v in files(f).items() if k not in kept} for f in (repository, clone))
+    assert found == expected
+    assert files(clone)["dvc.lock"] == b"one\ntwo\n"
+
+
+def test_what_repro_writes_makes_no_tree_dirty(repository):
+    assert lineage.changes() == b""
+    Path("dvc.lock").write_text("new\n")
+    Path("metrics.json").write_text("new\n")
+    assert lineage.changes() == b""
+
+
+def test_without_git_nothing_is_known_and_nothing_fails(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert lineage.changes() == b""
+    found = lineage.tags()
+    assert found["git_commit"] == "" and found["python"]
+    monkeypatch.setenv("PATH", "")
+    assert lineage.changes() == b""
+
+
+def test_settings_become_flat_names():
+    nested = {"a": 1, "b": {"c": [1, 2], "d": {"e": None}}, "f": {}}
+    assert lineage.flattened(nested) == {"a": 1, "b.c": [1, 2], "b.d.e": None}
+
+
+def reproduce(project, run, folder):
+    """Do what the version's description says, in a clone with an empty cache; return the weights."""
+    client = project.client()
+    (version,) = client.search_model_versions(f"run_id = '{run.info.run_id}'")
+    commit = run.data.tags["git_commit"]
+    assert f"git checkout {commit}" in version.description
+    assert "dvc repro train@linear" in version.description
+    clone = type(project)(folder)
+    git("clone", "--quiet", str(project.folder), str(folder))
+    clone.run("git", "checkout", "--quiet", commit)
+    if run.data.tags["git_dirty"] == "true":
+        assert "git apply" in version.description
+        shutil.copy(f"{run.info.artifact_uri}/lineage/changes.patch", folder)
+        clone.run("git", "apply", "changes.patch")
+    shutil.copytree(project.folder / "data" / "digits", folder / "data" / "digits", dirs_exist_ok=True)
+    clone.run("dvc", "repro", "train@linear")
+    return (folder / "models" / "linear" / "model.safetensors").read_bytes()
+
+
+def read_sha(folder):
+    return json.loads((folder / "models" / "linear" / "model.json").read_text())["weights_sha256"]
+
+
+def recorded_sha(project, run):
+    """Return the digest of the weights in the model.json beside the registered model."""
+    (model,) = project.client().search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    (path,) = Path(model.artifact_location).rglob("model.json")
+    return json.loads(path.read_text())["weights_sha256"]
+
+
+def runs(project):
+    client = project.client()
+    return client.search_runs([client.get_experiment_by_name("digits").experiment_id], order_by=["start_time"])
+
+
+@pytest.mark.slow
+def test_a_run_of_a_changed_tree_is_reproduced_from_its_commit_and_patch(project_factory, tmp_path):
+    project = project_factory("dirty")
+    project.set(architectures=["linear"], model="linear", models__linear={"learning_rate": 0.02})
+    (project.folder / "stages" / "new.py").write_text('"""A new module."""\n')
+    project.run("dvc", "repro")
+    (run,) = runs(project)
+    assert run.data.tags["git_dirty"] == "true"
+    assert run.data.params["recipe.learning_rate"] == "0.02"
+    expected = (project.folder / "models" / "linear" / "model.safetensors").read_bytes()
+    assert reproduce(project, run, tmp_path / "clone") == expected
+    assert (tmp_path / "clone" / "stages" / "new.py").exists()
+
+
+@pytest.mark.slow
+def test_temporary_and_queued_experiments_are_reproduced_from_their_commit_and_patch(project_factory, tmp_path):
+    project = project_factory("experiments")
+    project.set(architectures=["linear"], model="linear")
+    project.commit()
+    common = ["-C", "data/digits", "-S", "export.promote=never"]
+    project.run("dvc", "exp", "run", "--temp", "-n", "mild-temp", *common, "-S", "train.learning_rate=0.003")
+    project.run("dvc", "exp", "run", "--queue", "-n", "hot-queue", *common, "-S", "train.learning_rate=0.03")
+    project.run("dvc", "queue", "start", "-j", "1")
+    deadline = time.monotonic() + 400
+    while not (len(runs(project)) == 2 and runs(project)[1].info.status == "FINISHED"):
+        assert time.monotonic() < deadline, project.run("dvc", "queue", "status").stdout
+        time.sleep(3)
+    shown = project.run("dvc", "exp", "list", "--name-only").stdout
+    for number, (run, rate) in enumerate(zip(runs(project), ("0.003", "0.03"), strict=True)):
+        name = run.data.tags["dvc_exp_name"]
+        assert name in shown and run.info.run_name == f"linear {name}"
+        assert run.data.params["recipe.learning_rate"] == rate
+        assert run.data.tags["dvc_stage"] == "train@linear"
+        clone = tmp_path / f"clone-{number}"
+        reproduce(project, run, clone)
+        assert read_sha(clone) == recorded_sha(project, run)
+    assert not [name for name in os.listdir(project.folder) if name == "mlruns"]

@@ -1,0 +1,43 @@
+import re
+from pathlib import Path
+
+import pytest
+from test_evaluate import evaluated, evaluation, here, write_regression  # noqa: F401
+
+from stages import evaluate, report
+from stages.lib import files
+from stages.lib.terminal import UserError
+
+
+def test_the_page_shows_every_picture_and_needs_nothing_from_outside(evaluated, capsys):  # noqa: F811
+    report.main()
+    page = Path("report.html").read_text()
+    pictures = [path for path in Path("evaluation").rglob("*.png")]
+    assert len(re.findall(r'<img [^>]*src="data:image/png;base64,iVBOR', page)) == len(pictures) == 15
+    assert not re.search(r'(src|href)="(?!data:|#)|url\(|@import|<script|<link', page)
+    assert "width=device-width" in page and "simplenet" not in page
+    assert str(Path("report.html").resolve()) in capsys.readouterr().out
+
+
+def test_names_are_text_and_never_markup(evaluated):  # noqa: F811
+    facts = files.read_json(Path("data/raw/dataset.json"))
+    files.write_json(Path("data/raw/dataset.json"), facts | {"name": "<script>alert(1)</script>"})
+    report.main()
+    page = Path("report.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+
+
+def test_the_page_of_a_regression_speaks_of_targets_only(here):  # noqa: F811
+    write_regression()
+    evaluate.main()
+    report.main()
+    page = re.sub(
+        r'"data:[^"]*"|<style>.*?</style>|class="scroll"', "", Path("report.html").read_text(), flags=re.DOTALL
+    )
+    assert "2 targets" in page and "Outputs against targets" in page
+    assert not re.search("accura|confus|class|mistake|mcnemar", page, re.IGNORECASE)
+
+
+def test_without_an_evaluation_it_says_what_to_run(here):  # noqa: F811
+    with pytest.raises(UserError, match="dvc repro evaluate"):
+        report.main()
