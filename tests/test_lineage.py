@@ -1,7 +1,6 @@
 """A run leads back to the code: checking out its commit and applying its patch gives the same files and weights."""
 
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -164,4 +163,4 @@ def test_temporary_and_queued_experiments_are_reproduced_from_their_commit_and_p
         clone = tmp_path / f"clone-{number}"
         reproduce(project, run, clone)
         assert read_sha(clone) == recorded_sha(project, run)
-    assert not [name for name in os.listdir(project.folder) if name == "mlruns"]
+    assert not (project.folder / "mlruns").exists()
