@@ -97,8 +97,14 @@ def read_weights(path: Path, digest: str) -> dict[str, Tensor]:
 
 def predict(module: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int) -> Tensor:
     """Return the module's outputs, float32 (N, K), computed batch by batch without gradients."""
+    outputs = torch.empty(0)
     with torch.inference_mode():
-        return torch.cat([module(batch) for batch in inputs.split(batch_size)])
+        for start in range(0, len(inputs), batch_size):
+            batch = module(inputs[start : start + batch_size])
+            if start == 0:  # one block for all: small results kept between large temporaries would fragment the heap
+                outputs = batch.new_empty(len(inputs), *batch.shape[1:])
+            outputs[start : start + batch_size] = batch
+    return outputs
 
 
 def write_pt2(module: Deployed, path: Path) -> None:

@@ -22,7 +22,7 @@ def build(
     layers: list[nn.Module] = [nn.Flatten()]
     width = math.prod(shape)
     for units in hidden:
-        layers.append(nn.Linear(width, units))
+        layers.append(nn.Linear(width, units, bias=not batch_norm))
         if batch_norm:
             layers.append(nn.BatchNorm1d(units))
         layers.append(ACTIVATIONS[activation]())

@@ -15,8 +15,11 @@ class RowReader(nn.Module):
         super().__init__()
         self.rnn = nn.RNN(features, hidden, layers, nonlinearity=activation, batch_first=True, dropout=dropout)
         self.head = nn.Linear(hidden, outputs)
-        for layer in range(layers):
-            nn.init.eye_(getattr(self.rnn, f"weight_hh_l{layer}"))
+        for name, parameter in self.rnn.named_parameters():
+            if name.startswith("weight_hh"):
+                nn.init.eye_(parameter)
+            elif name.startswith("bias"):
+                nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map float images (N, C, H, W) to logits (N, outputs)."""
