@@ -79,7 +79,7 @@ def test_an_experiment_with_another_model_ships_it_without_retraining_and_back_a
 
 def test_changing_one_architecture_retrains_it_alone_also_in_a_temporary_workspace(project):
     before = project.client().search_registered_models()[0].latest_versions[0].version
-    result = project.run("dvc", "exp", "run", "--temp", "-S", "models.linear.learning_rate=0.02")
+    result = project.run("dvc", "exp", "run", "--temp", "-C", "data/digits", "-S", "models.linear.learning_rate=0.02")
     assert "Running stage 'train@linear'" in result.stdout
     assert "Running stage 'train@mlp'" not in result.stdout
     client = project.client()

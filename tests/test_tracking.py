@@ -571,7 +571,7 @@ def wait_for(condition, seconds=120):
 def test_a_server_that_dies_in_the_middle_and_comes_back_gets_every_point_once_and_in_order(untrained, tmp_path):
     from mlflow import MlflowClient
 
-    lengthen(3000)
+    lengthen(1500)
     server = Server(tmp_path / "server")
     server.start()
     training = start_training(MLFLOW_TRACKING_URI=server.address)

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import yaml
 
 from stages.lib.files import read_json, read_tensors, sha256, write_json, write_tensors
@@ -147,8 +148,6 @@ def end_with_parent() -> None:
     """Under DVC, end this process as soon as the `dvc` that started it is gone, so that no orphan writes later."""
     if "DVC_STAGE" not in os.environ:
         return
-    import psutil
-
     ancestors = []
     for ancestor in psutil.Process().parents():
         ancestors.append(ancestor)
@@ -158,11 +157,19 @@ def end_with_parent() -> None:
         os._exit(143)  # dvc died while this process was starting
 
     def watch() -> None:
-        while all(ancestor.is_running() for ancestor in ancestors):  # is_running knows reused process ids
+        while all(map(is_alive, ancestors)):
             time.sleep(0.3)
         os._exit(143)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process lives: its id not used by another, itself no zombie that nobody has waited for."""
+    try:
+        return process.is_running() and process.status() != "zombie"
+    except psutil.NoSuchProcess:
+        return False
 
 
 def code_digests(stage: str, item: str) -> dict[str, str]:

@@ -40,7 +40,6 @@ TRAINING = "lineup.training"  # the tag by which runs, models and versions are f
 BATCH = 1000  # MLflow's limit of metrics per request
 SECONDS_BETWEEN_TRIES = 15.0
 SECONDS_TO_ANSWER = 5.0
-SECONDS_TO_FINISH = 20.0
 SECONDS_FOR_FAILURES = 10.0  # of one evaluate, export or sync; the rest waits for make sync
 
 
@@ -206,9 +205,11 @@ class Context:
     @property
     def run(self) -> Run:
         """Return the training's run; one that was deleted meanwhile is made again."""
-        if find_run(self.client, self.experiment, self.journal.training) is None:
+        found = find_run(self.client, self.experiment, self.journal.training)
+        if found is None:
             handle_start(self, [self.start])
-        return find_run(self.client, self.experiment, self.journal.training)
+            found = find_run(self.client, self.experiment, self.journal.training)
+        return found
 
     @property
     def model_id(self) -> str | None:
@@ -248,7 +249,10 @@ def handle_start(context: Context, events: list[Event]) -> None:
     event, client = events[0], context.client
     run = find_run(client, context.experiment, context.journal.training)
     if run is None:
-        tags = {TRAINING: context.journal.training, **event["tags"]}
+        source = {"mlflow.source.name": "stages/train.py", "mlflow.source.type": "LOCAL"}
+        if commit := event["tags"].get("git_commit"):
+            source["mlflow.source.git.commit"] = commit
+        tags = {TRAINING: context.journal.training, **source, **event["tags"]}
         run = client.create_run(context.experiment, event["time"], tags, event["name"])
     run_id = run.info.run_id
     params = [Param(key, str(value)[:6000]) for key, value in event["params"].items() if key not in run.data.params]
@@ -639,15 +643,17 @@ class Courier:
                 self.warn(f"MLflow at {store_uri()} fails ({summary(error)}); nothing is lost, training goes on")
 
     def finish(self) -> None:
-        """Deliver the rest, as long as the store answers."""
+        """Deliver the rest, as long as the store answers: every request to it has a time limit.
+
+        The thread must have ended before the interpreter does: torch's C++ threads abort the process otherwise.
+        """
         self.closing.set()
-        self.thread.join(SECONDS_TO_FINISH)
-        if not self.thread.is_alive() and self.failed_at is None:
+        self.thread.join()
+        if self.failed_at is None:
             self.attempt()
         if self.journal.pending:
             self.warn(f"{self.journal.pending} events of this training are not in MLflow yet; later: make sync")
-        if not self.thread.is_alive():
-            self.journal.close()
+        self.journal.close()
 
 
 def summary(error: Exception) -> str:

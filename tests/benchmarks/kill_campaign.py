@@ -33,7 +33,7 @@ SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 VICTIMS = ["training", "dvc", "both"]
 KILLS_PER_TRAINING = 6
 OUTPUTS = ["model.safetensors", "history.csv", "model.json"]
-PATIENCE = 300  # seconds until a `dvc repro` counts as hung
+PATIENCE = 1800  # seconds until a `dvc repro` counts as hung: a busy machine is slow
 
 
 def copy_project(folder: Path, every: float) -> None:

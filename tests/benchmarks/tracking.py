@@ -1,0 +1,96 @@
+"""What tracking costs: in the training loop (in turn with and without), around it, and with 10,000 points.
+
+Prints ratios and seconds: python tests/benchmarks/tracking.py [pairs]
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+STEPS = 12  # of an epoch: 1,150 training images in batches of 100
+USUAL = {"train__epochs": 60, "train__log_every": 100, "models__mlp": {"hidden": [1024, 1024]}}
+EXTREME = {"train__epochs": 10_000 // (2 * STEPS + 7), "train__log_every": 1, "models__mlp": {"hidden": [256]}}
+
+
+def measure() -> dict[str, float]:
+    """Train in this process as `python -m stages.train mlp` does; return seconds of its loop and around it."""
+    import torch  # noqa: F401 -- counted by neither side
+
+    from stages import train
+    from stages.lib import training
+
+    seconds = {}
+    run = training.Training.run
+
+    def timed(self: training.Training, *arguments: object, **options: object) -> None:
+        start = time.perf_counter()
+        run(self, *arguments, **options)
+        seconds["loop"] = time.perf_counter() - start
+
+    training.Training.run = timed
+    start = time.perf_counter()
+    train.main("mlp")
+    seconds["around"] = time.perf_counter() - start - seconds["loop"]
+    return seconds
+
+
+def trained(project: object, tracking: str) -> dict[str, float]:
+    """Measure in a fresh process, on a fresh store."""
+    project.run("rm", "-rf", "models", ".lineup", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlartifacts")
+    result = project.run("python", str(Path(__file__)), "--measure", LINEUP_TRACKING=tracking)
+    assert "make sync" not in result.stdout, result.stdout
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def compare(title: str, project: object, pairs: int, settings: dict[str, object]) -> None:
+    """Train with and without tracking in turn; print medians and ranges."""
+    project.set(**settings)
+    found = []
+    for number in range(pairs):
+        order = ("on", "off") if number % 2 else ("off", "on")
+        found.append({tracking: trained(project, tracking) for tracking in order})
+    ratios = [pair["on"]["loop"] / pair["off"]["loop"] for pair in found]
+    around = [pair["on"]["around"] - pair["off"]["around"] for pair in found]
+    loop = statistics.median(pair["off"]["loop"] for pair in found)
+    print(f"{title}: {count_points(project):,} points, {pairs} pairs; the loop takes {loop:.1f} s without tracking")
+    print(
+        f"  in the loop: tracked / not tracked = {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
+    )
+    print(f"  around it: {statistics.median(around):+.1f} s ({min(around):+.1f}–{max(around):+.1f})", flush=True)
+
+
+def count_points(project: object) -> int:
+    """Return the number of points that one training leaves in the store."""
+    trained(project, "on")
+    client = project.client()
+    (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    return sum(len(client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics)
+
+
+def main() -> None:
+    """Print both comparisons."""
+    from conftest import make_project
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    pairs = int(sys.argv[1]) if sys.argv[1:] else 5
+    with tempfile.TemporaryDirectory() as folder:
+        project = make_project(Path(folder) / "project", images=1797)
+        project.set(architectures=["mlp"], model="mlp", train__batch_size=100)
+        for stage in ("fetch", "split"):
+            project.run("python", "-m", f"stages.{stage}")
+        compare("usual", project, pairs, USUAL)
+        compare("extreme", project, max(1, pairs // 2), EXTREME)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--measure"]:
+        print(json.dumps(measure()))
+    else:
+        main()
