@@ -1,0 +1,156 @@
+"""A registered and an exported model in the hands of strangers: other processes, other tools, another language."""
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+pytestmark = pytest.mark.slow
+SAFE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+
+
+@pytest.fixture(scope="module")
+def project(project_factory):
+    project = project_factory("pulling")
+    project.run("dvc", "repro")
+    return project
+
+
+@pytest.fixture(scope="module")
+def settings(project):
+    return {"MLFLOW_TRACKING_URI": f"sqlite:///{project.folder / 'mlflow.db'}", **SAFE}
+
+
+@pytest.fixture(scope="module")
+def images(project):
+    return load_file(project.folder / "data/raw/test.safetensors")["images"]
+
+
+@pytest.fixture(scope="module")
+def expected(project):
+    """The probabilities that evaluate found for the champion, float32 (N, K)."""
+    return load_file(project.folder / "evaluation/mlp/predictions.safetensors")["probabilities"]
+
+
+@pytest.mark.parametrize("flavor", ["pyfunc", "pytorch"])
+def test_mlflow_loads_the_champion_in_a_process_without_this_code(
+    project, settings, images, expected, tmp_path, flavor
+):
+    np.save(tmp_path / "images.npy", images)
+    call = "model.predict(images)" if flavor == "pyfunc" else "model(torch.from_numpy(images)).detach().numpy()"
+    code = (
+        f"import mlflow, numpy as np, torch, sys; images = np.load('images.npy');"
+        f"model = mlflow.{flavor}.load_model('models:/digits@champion'); np.save('answer.npy', {call});"
+        "assert not any(name.startswith('stages') for name in sys.modules)"
+    )
+    project.run("python", "-I", "-c", code, cwd=tmp_path, **settings)
+    np.testing.assert_allclose(np.load(tmp_path / "answer.npy"), expected, atol=1e-5)
+
+
+def test_the_command_line_downloads_and_predicts(project, settings, images, expected, tmp_path):
+    uri = "models:/digits@champion"
+    project.run("mlflow", "artifacts", "download", "--artifact-uri", uri, "--dst-path", "got", cwd=tmp_path, **settings)
+    assert list(tmp_path.glob("got/**/model.pt2")) and list(tmp_path.glob("got/**/model.onnx"))
+    (tmp_path / "request.json").write_text(json.dumps({"inputs": images[:3].tolist()}))
+    options = ("--model-uri", uri, "--env-manager", "local", "--content-type", "json")
+    files = ("--input-path", "request.json", "--output-path", "answer.json")
+    project.run("mlflow", "models", "predict", *options, *files, cwd=tmp_path, **settings)
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    np.testing.assert_allclose(answer.get("predictions", answer), expected[:3], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def server(project, settings):
+    """The address of a real `mlflow models serve`."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port = probe.getsockname()[1]
+    command = ["mlflow", "models", "serve", "--model-uri", "models:/digits@champion", "--env-manager", "local"]
+    process = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        env=project.environment | settings,
+        cwd=project.folder.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{address}/ping", timeout=5)
+            break
+        time.sleep(0.5)
+    yield address
+    process.terminate()
+    process.wait(30)
+
+
+def ask(server, content, kind="application/json"):
+    """Return status and parsed body of the answer."""
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    request = urllib.request.Request(f"{server}/invocations", body, {"Content-Type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_a_served_model_answers_over_http(server, images, expected, count):
+    for key in ("inputs", "instances"):
+        status, body = ask(server, {key: images[:count].tolist()})
+        assert status == 200
+        np.testing.assert_allclose(body["predictions"], expected[:count], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ({"inputs": [[1, 2, 3]]}, "application/json"),
+        ({"inputs": "a word"}, "application/json"),
+        ({"inputs": [[[["a"] * 8] * 8]]}, "application/json"),
+        ({"nonsense": 1}, "application/json"),
+        (b"{not json", "application/json"),
+        (b"\x00\xff" * 100, "application/octet-stream"),
+        ({"inputs": [[[[0] * 8] * 8] * 3]}, "application/json"),
+    ],
+)
+def test_a_served_model_refuses_nonsense_with_a_4xx_and_stays_up(server, images, content, kind):
+    status, body = ask(server, content, kind)
+    assert 400 <= status < 500, body
+    assert ask(server, {"inputs": images[:1].tolist()})[0] == 200
+
+
+def test_a_served_model_survives_a_huge_body(server, images):
+    status, _ = ask(server, {"inputs": np.zeros((20_000, 1, 8, 8), dtype="uint8").tolist()})
+    assert status == 200 or 400 <= status < 500
+    assert ask(server, {"inputs": images[:1].tolist()})[0] == 200
+
+
+@pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed")
+def test_javascript_gives_the_same_classes(project, images, expected, tmp_path):
+    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "onnxruntime-web"]
+    subprocess.run(install, cwd=tmp_path, check=True, capture_output=True)
+    shutil.copy(project.folder / "export/model.onnx", tmp_path)
+    (tmp_path / "images.bin").write_bytes(images.tobytes())
+    (tmp_path / "classify.mjs").write_text(
+        """
+import * as ort from "onnxruntime-web";
+import { readFileSync } from "fs";
+ort.env.wasm.numThreads = 1;
+const session = await ort.InferenceSession.create(readFileSync("model.onnx"));
+const pixels = new Uint8Array(readFileSync("images.bin"));
+const images = new ort.Tensor("uint8", pixels, [pixels.length / 64, 1, 8, 8]);
+const { probabilities } = await session.run({ images });
+console.log(JSON.stringify(Array.from(probabilities.data)));
+"""
+    )
+    output = subprocess.run(["node", "classify.mjs"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    np.testing.assert_allclose(np.reshape(json.loads(output), expected.shape), expected, atol=1e-5)
