@@ -546,9 +546,19 @@ class Server:
 
 
 def start_training(**environment):
+    """Start a training whose output goes to a file: nobody reads a pipe meanwhile, and a full one would stop it."""
     command = [sys.executable, "-m", "stages.train", "linear"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with Path("output").open("wb") as output:
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+
+
+def output_of(training):
+    """Wait for the end of a training and return its output; it must have succeeded."""
+    training.wait(timeout=400)
+    output = Path("output").read_text()
+    assert training.returncode == 0, output[-3000:]
+    return output
 
 
 def lengthen(epochs):
@@ -579,8 +589,7 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_gets_every_point_once_a
         client = MlflowClient(server.address, server.address)
         wait_for(lambda: "val_loss" in the_run(client).data.metrics)
         server.stop()
-        output, _ = training.communicate(timeout=400)
-        assert training.returncode == 0, output
+        output = output_of(training)
         assert output.count("fails (") == 1 and "make sync" in output
         server.start()
         command = [sys.executable, "-m", "stages.sync"]
@@ -600,13 +609,12 @@ def test_a_killed_training_continues_in_its_run(untrained):
     client = wait_for(lambda: Path("mlflow.db").exists() and tracking.connect())
     wait_for(lambda: list(Path(".lineup/checkpoints").glob("*/state-*")))
     training.kill()
-    training.communicate()
+    training.wait()
     assert the_run(client).info.status == "RUNNING"
     tracking.end_abandoned_runs(client)
     assert the_run(client).info.status == "KILLED"
     training = start_training()
-    output, _ = training.communicate(timeout=400)
-    assert training.returncode == 0 and "resumes at epoch" in output, output
+    assert "resumes at epoch" in output_of(training)
     assert_complete(client)
 
 

@@ -132,9 +132,7 @@ class Training:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.train, self.validation, self.recipe, self.seed = train, validation, recipe, seed
         self.is_classification = not train.targets.is_floating_point()
-        lone = (
-            recipe.batch_size > 1 and len(train) % recipe.batch_size == 1
-        )  # batch norm needs two
+        lone = recipe.batch_size > 1 and len(train) % recipe.batch_size == 1  # batch norm needs two
         self.steps_per_epoch = max(1, math.ceil(len(train) / recipe.batch_size) - lone)
         self.optimizer = make_optimizer(self.model, recipe)
         self.average = None
