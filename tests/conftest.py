@@ -110,6 +110,11 @@ def make_project(folder: Path, images: int = 300) -> Project:
     return project
 
 
+def pytest_collection_modifyitems(items):
+    """Start with the longest module, so that the processes end together."""
+    items.sort(key=lambda item: "test_pipeline" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def project_factory(tmp_path_factory):
     """Return a function that makes scratch projects."""

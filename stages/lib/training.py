@@ -248,10 +248,9 @@ class Training:
         if self.is_classification:
             metrics["train_accuracy"] = float(self.correct.sum()) / len(self.train)
         metrics |= self.validate()
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        row = (
-            {"epoch": progress.epoch} | {name: metrics[name] for name in self.metric_names()} | {"learning_rate": rate}
-        )
+        last_step = progress.epoch * self.steps_per_epoch - 1
+        metrics |= {"epoch": progress.epoch, "learning_rate": learning_rate(recipe, last_step, self.steps_per_epoch)}
+        row = {name: metrics[name] for name in self.columns}
         if not math.isfinite(metrics["val_loss"]):
             raise UserError(f"val_loss is not finite after epoch {progress.epoch}; try a lower learning_rate")
         progress.history.append(row)
