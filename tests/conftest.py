@@ -115,6 +115,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: "test_pipeline" not in item.nodeid)
 
 
+@pytest.fixture(autouse=True)
+def no_store_of_another_test(monkeypatch):
+    """Forget the stores that a test chose: MLflow notes them in the environment."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 def project_factory(tmp_path_factory):
     """Return a function that makes scratch projects."""
