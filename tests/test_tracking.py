@@ -670,17 +670,18 @@ def test_many_processes_on_a_fresh_store_lose_no_point(writers, untrained):
 
 
 @pytest.mark.slow
-def test_parallel_evaluations_and_exports_of_one_training_make_one_version_and_one_truth(untrained):
+def test_parallel_evaluations_and_exports_of_one_training_make_one_version_and_one_truth(untrained, monkeypatch):
+    monkeypatch.setenv("LINEUP_TRACKING", "off")
     stage("train", "linear")
-    for path in (*Path().glob("mlflow.db*"), *Path(".lineup/journal").glob("*/*")):
-        path.unlink() if path.is_file() else shutil.rmtree(path)
     stage("evaluate")
-    before = snapshot(tracking.connect())
+    monkeypatch.delenv("LINEUP_TRACKING")
     settings = "{'promote': 'gate', 'level': 0.05, 'margin': 0.002}"
     command = "from stages.lib import tracking\ntracking.record_evaluations(['linear'])\n"
     outputs = in_parallel(6, command + f"print(tracking.record_export('linear', {settings}))")
-    assert all("is the champion" in output for output in outputs), outputs
-    after = snapshot(tracking.connect())
-    assert after["aliases"] == {"linear": 1, "champion": 1}
-    assert set(after) == set(before)
+    assert all("version 1 is the champion" in output for output in outputs), outputs
+    client = tracking.connect()
+    assert the_run(client).data.tags["lineup.restored"] == "true"
+    assert len(client.search_logged_models([the_run(client).info.experiment_id])) == 1
+    assert len(client.search_model_versions("name = 'digits'")) == 1
+    assert client.get_registered_model("digits").aliases == {"linear": 1, "champion": 1}
     assert trainings() == []
