@@ -23,7 +23,7 @@ def main() -> None:
     pending = tracking.sync()
     evaluated = [name for name in params.architectures if (Path("evaluation") / name / "metrics.json").exists()]
     tracking.record_evaluations(evaluated)
-    if Path("metrics.json").exists():
+    if Path("export/model.json").exists():
         typer.echo(tracking.record_export(params.model, params.export.model_dump(), once=True))
     if pending:
         raise UserError(f"{pending} events are still kept: {tracking.store_uri()} can't be reached")

@@ -73,7 +73,7 @@ def copy_sources(folder: Path) -> None:
         check=True,
     )
     for name in listed.stdout.decode().rstrip("\0").split("\0"):
-        if (ROOT / name).is_file() and name != "dvc.lock":
+        if (ROOT / name).is_file() and name not in ("dvc.lock", "metrics.json"):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)

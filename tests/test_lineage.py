@@ -147,8 +147,8 @@ def test_temporary_and_queued_experiments_are_reproduced_from_their_commit_and_p
     project.set(architectures=["linear"], model="linear")
     project.commit()
     common = ["-C", "data/digits", "-S", "export.promote=never"]
-    project.run("dvc", "exp", "run", "--temp", "-n", "mild-temp", *common, "-S", "train.learning_rate=0.003")
-    project.run("dvc", "exp", "run", "--queue", "-n", "hot-queue", *common, "-S", "train.learning_rate=0.03")
+    project.run("dvc", "exp", "run", "--temp", "-n", "mild-temp", *common, "-S", "models.linear.learning_rate=0.003")
+    project.run("dvc", "exp", "run", "--queue", "-n", "hot-queue", *common, "-S", "models.linear.learning_rate=0.03")
     project.run("dvc", "queue", "start", "-j", "1")
     deadline = time.monotonic() + 400
     while not (len(runs(project)) == 2 and runs(project)[1].info.status == "FINISHED"):
