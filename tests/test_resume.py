@@ -403,10 +403,9 @@ main("mlp")
         ("stages.lib.files.write_json", 2),
         ("stages.lib.reporting.Report.finish", 1),  # after the outputs
         ("stages.lib.tracking.log_model", 1),  # while MLflow gets the model
-        ("stages.lib.tracking.handle_end", 1),
         ("stages.lib.tracking.Courier.finish", 1),
         ("stages.lib.tracking.create_store", 1),
-        ("stages.lib.tracking.handle_start", 1),
+        ("stages.lib.tracking.dataset_entity", 1),
     ],
 )
 def test_killed_at_an_exact_place_a_training_ends_as_if_nothing_had_happened(place, times, tmp_path, undisturbed):
