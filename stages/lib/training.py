@@ -139,6 +139,8 @@ class Training:
         if recipe.ema:
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
         self.autocast = recipe.precision == "bfloat16"
+        on_cpu = self.device.type == "cpu"  # where seeding every device that is not there takes a millisecond
+        self.reseed = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)  # sums over the batch
@@ -200,14 +202,14 @@ class Training:
         """Train on the examples `index`; all that is random in it depends on seed and step alone."""
         progress, recipe = self.progress, self.recipe
         step = progress.epoch * self.steps_per_epoch + progress.step
-        torch.manual_seed((self.seed << 32) + step)
+        self.reseed((self.seed << 32) + step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, self.steps_per_epoch)
         inputs, targets = self.train.batch(index, recipe.augment)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             outputs = self.model(inputs)
         loss = self.loss(outputs.float(), targets)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)  # the optimizer's own takes longer
         loss.backward()
         if recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
