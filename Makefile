@@ -30,6 +30,9 @@ ui: $(ENV)  ## browse experiments and models: MLflow on http://127.0.0.1:5000
 sync: $(ENV)  ## record in MLflow what it lacks
 	python -m stages.sync
 
+experiments: $(ENV)  ## compare DVC's experiments: accuracy, and what differs between them
+	dvc exp show --only-changed --no-pager --drop 'test_loss|latency|images|parameters|size|.*/|models$$'
+
 report: $(ENV)  ## one self-contained page: report.html
 	python -m stages.report
 
@@ -50,4 +53,4 @@ lock: $(ENV)  ## choose the newest versions that fit together
 clean:  ## remove what runs made: models, evaluation, export; DVC's cache and MLflow's store stay
 	rm -rf models evaluation export metrics.json data/raw data/split runs report.html
 
-.PHONY: help repro test test-slow ui sync report demo lint bench lock clean
+.PHONY: help repro test test-slow ui sync experiments report demo lint bench lock clean

@@ -181,14 +181,14 @@ def measure_speed(path: Path, inputs: "Tensor") -> dict[str, float]:
     from stages.lib import deployment
 
     single, parallel = deployment.read_onnx(path, threads=1), deployment.read_onnx(path)
-    name = single.get_inputs()[0].name
+    name, outputs = single.get_inputs()[0].name, [single.get_outputs()[0].name]
     one, batch = ({name: np.resize(inputs.numpy(), (count, *inputs.shape[1:]))} for count in (1, 256))
-    p50, p99 = np.percentile(durations(lambda: single.run(None, one), 1000), [50, 99])
+    p50, p99 = np.percentile(durations(lambda: single.run(outputs, one), 1000), [50, 99])
     speed = {
         "latency_ms_p50": 1000 * p50,
         "latency_ms_p99": 1000 * p99,
-        "images_per_second": 256 / np.median(durations(lambda: parallel.run(None, batch), 20)),
-        "images_per_second_1thread": 256 / np.median(durations(lambda: single.run(None, batch), 20)),
+        "images_per_second": 256 / np.median(durations(lambda: parallel.run(outputs, batch), 20)),
+        "images_per_second_1thread": 256 / np.median(durations(lambda: single.run(outputs, batch), 20)),
     }
     rounded = {key: float(f"{value:.3g}") for key, value in speed.items()}
     return {key: int(value) if value >= 100 else value for key, value in rounded.items()}

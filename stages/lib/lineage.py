@@ -79,11 +79,8 @@ def hardware() -> str:
 
 
 def dataset_facts(name: str, digests: dict[str, str]) -> dict[str, dict[str, str]]:
-    """Return name, digest (MLflow takes 36 characters) and source of each part, for MLflow's dataset column."""
-    source = f"https://dvc.org/data/raw/{name}"
-    return {
-        part: {"name": f"{name}-{part}", "digest": digest[:32], "source": source} for part, digest in digests.items()
-    }
+    """Return name and digest (MLflow takes 36 characters) of each part, for MLflow's dataset column."""
+    return {part: {"name": f"{name}-{part}", "digest": digest[:32]} for part, digest in digests.items()}
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,12 +9,14 @@ from stages.lib.architectures import image_shape
 
 
 class RowReader(nn.Module):
-    """A plain RNN over the rows of an image."""
+    """A plain RNN over the rows of an image, whose states after every row are read together."""
 
-    def __init__(self, features: int, outputs: int, hidden: int, layers: int, activation: str, dropout: float) -> None:
+    def __init__(
+        self, rows: int, features: int, outputs: int, hidden: int, layers: int, activation: str, dropout: float
+    ) -> None:
         super().__init__()
         self.rnn = nn.RNN(features, hidden, layers, nonlinearity=activation, batch_first=True, dropout=dropout)
-        self.head = nn.Linear(hidden, outputs)
+        self.head = nn.Linear(rows * hidden, outputs)
         for name, parameter in self.rnn.named_parameters():
             if name.startswith("weight_hh"):
                 nn.init.eye_(parameter)
@@ -25,7 +27,7 @@ class RowReader(nn.Module):
         """Map float images (N, C, H, W) to logits (N, outputs)."""
         rows = images.transpose(1, 2).flatten(2)  # (N, H, C·W)
         states, _ = self.rnn(rows)  # (N, H, hidden)
-        return self.head(states[:, -1])
+        return self.head(states.flatten(1))
 
 
 def build(
@@ -37,6 +39,6 @@ def build(
     activation: Literal["tanh", "relu"] = "tanh",
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
-    """Return an RNN of `layers` × `hidden` units over rows of C·W features, its last state read by Linear."""
-    channels, _, width = image_shape("rnn", shape, smallest=1)
-    return RowReader(channels * width, outputs, hidden, layers, activation, dropout)
+    """Return an RNN of `layers` × `hidden` units over rows of C·W features, all its states read by Linear."""
+    channels, height, width = image_shape("rnn", shape, smallest=1)
+    return RowReader(height, channels * width, outputs, hidden, layers, activation, dropout)
