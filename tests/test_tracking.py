@@ -17,6 +17,7 @@ import time
 import urllib.request
 import uuid
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -378,6 +379,19 @@ def test_a_full_disk_of_the_store_is_a_warning_and_later_nothing_is_missing(untr
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sync()
+    assert_complete()
+
+
+@pytest.mark.parametrize("room", [1000, 16_000])  # bytes, which the first event or the last needs
+def test_a_full_disk_stops_a_training_with_one_line_and_the_next_one_completes_it(untrained, room):
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    command = [sys.executable, "-m", "stages.train", "linear"]
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(command, preexec_fn=limit, env=environment, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "make room there and run the same command again" in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    stage("train", "linear")
     assert_complete()
 
 

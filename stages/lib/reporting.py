@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import time
@@ -47,7 +48,7 @@ class Report:
     def say(self, line: str) -> None:
         """Print a line and add it to the log file."""
         typer.echo(line)
-        with self.log_file.open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), self.log_file.open("a", encoding="utf-8") as file:  # a full disk
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     # --- around the loop ----------------------------------------------------------------------------------------------
@@ -98,8 +99,12 @@ class Report:
                 self.courier.finish()
             raise SystemExit(130) from None
         if error is not None and self.journal and self.courier:
-            self.journal.append(f"failed:{time.time_ns()}", "end", status="FAILED", error=str(error) or kind.__name__)
-            self.courier.finish()
+            try:
+                self.journal.append(
+                    f"failed:{time.time_ns()}", "end", status="FAILED", error=str(error) or kind.__name__
+                )
+            finally:
+                self.courier.finish()
 
     def stop(self, number: int, frame: Any) -> None:  # noqa: ANN401
         """Ask the loop to save and stop at its next step."""

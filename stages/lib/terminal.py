@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -11,12 +12,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # a disk that takes nothing more
+
+
 class UserError(Exception):
     """A mistake that the user can mend: shown without a traceback, exit code 2."""
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run `main` as a Typer command; a UserError becomes one message and exit code 2."""
+    """Run `main` as a Typer command; a UserError becomes one message and exit code 2, a full disk one and code 1."""
     import typer
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -26,6 +30,13 @@ def run(main: Callable[..., None]) -> None:
     except UserError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        hint = "make room there and run the same command again; what was finished before is kept"
+        typer.secho(f"error: {place}{error.strerror}; {hint}", fg=typer.colors.RED, err=True)
+        sys.exit(1)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

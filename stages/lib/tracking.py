@@ -77,7 +77,7 @@ def connect() -> MlflowClient:
     import mlflow
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, and reported by us
     uri = store_uri()
     check_reachable(uri)
     mlflow.set_tracking_uri(uri)
