@@ -31,7 +31,7 @@ def imported_modules(path: Path) -> set[Path]:
 def shaping_modules(path: Path, seen: set[Path] | None = None) -> set[Path]:
     """Return the file and every module it imports, directly or not; reporting modules stay out."""
     seen = set() if seen is None else seen
-    if path not in seen and path.stem not in REPORTING:
+    if path not in seen and not REPORTING & {path.stem, path.parent.name}:
         seen.add(path)
         for module in imported_modules(path):
             shaping_modules(module, seen)

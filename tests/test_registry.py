@@ -20,8 +20,8 @@ FOLDER = Path("models/linear")
 
 @pytest.fixture(autouse=True)
 def default_store(monkeypatch):
-    monkeypatch.setattr(tracking, "SERVER", "")
-    monkeypatch.setattr(tracking.Outage, "seconds", 0.0)
+    monkeypatch.setattr(tracking.store, "SERVER", "")
+    monkeypatch.setattr(tracking.delivery.Outage, "seconds", 0.0)
     monkeypatch.delenv("LINEUP_TRACKING", raising=False)
 
 
@@ -31,7 +31,7 @@ def finished(project_factory):
     project = project_factory("registry")
     project.set(architectures=["linear"], model="linear")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "SERVER", "")
+        patch.setattr(tracking.store, "SERVER", "")
         patch.chdir(project.folder)
         for name in ("fetch", "split", "train", "evaluate"):
             import_module(f"stages.{name}").main(*(["linear"] if name == "train" else []))
@@ -208,9 +208,9 @@ def test_sync_decides_nothing_twice(project):
 def test_a_pending_gate_waits_for_its_own_split_and_holds_nobody_up(project, monkeypatch, capsys):
     export()
     train(good_weights())
-    monkeypatch.setattr(tracking, "SERVER", "http://127.0.0.1:9")  # nobody is there
+    monkeypatch.setattr(tracking.store, "SERVER", "http://127.0.0.1:9")  # nobody is there
     assert "can't be reached" in export()
-    monkeypatch.setattr(tracking, "SERVER", "")
+    monkeypatch.setattr(tracking.store, "SERVER", "")
     split = json.loads(Path("data/split/split.json").read_text())
     tensors = read_tensors(Path("data/split/indices.safetensors"))
     shutil.copytree("data/split", "data/kept")

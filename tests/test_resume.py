@@ -162,7 +162,7 @@ def test_everything_that_shapes_the_result_shapes_the_fingerprint():
     assert fingerprint(facts) != fingerprint(facts | {"threads": 1})
     code = code_digests("train", "cnn")
     assert {"stages/train.py", "stages/lib/training.py", "stages/lib/architectures/cnn.py"} <= set(code)
-    assert "stages/lib/architectures/mlp.py" not in code and "stages/lib/tracking.py" not in code
+    assert "stages/lib/architectures/mlp.py" not in code and not [name for name in code if "tracking" in name]
 
 
 # --- real processes ---------------------------------------------------------------------------------------------------
@@ -402,10 +402,10 @@ main("mlp")
         ("stages.lib.files.write_json", 1),
         ("stages.lib.files.write_json", 2),
         ("stages.lib.reporting.Report.finish", 1),  # after the outputs
-        ("stages.lib.tracking.log_model", 1),  # while MLflow gets the model
+        ("stages.lib.tracking.registry.log_model", 1),  # while MLflow gets the model
         ("stages.lib.tracking.Courier.finish", 1),
-        ("stages.lib.tracking.create_store", 1),
-        ("stages.lib.tracking.dataset_entity", 1),
+        ("stages.lib.tracking.store.create_store", 1),
+        ("stages.lib.tracking.runs.dataset_entity", 1),
     ],
 )
 def test_killed_at_an_exact_place_a_training_ends_as_if_nothing_had_happened(place, times, tmp_path, undisturbed):

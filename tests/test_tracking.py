@@ -40,7 +40,7 @@ def stage(name, *arguments):
 
 def sync():
     """Run `make sync` in this process and return whether it succeeded."""
-    tracking.Outage.seconds, tracking.Outage.told = 0.0, set()  # a process of its own would start so
+    tracking.delivery.Outage.seconds, tracking.delivery.Outage.told = 0.0, set()  # a process of its own would start so
     try:
         stage("sync")
     except UserError:
@@ -50,9 +50,9 @@ def sync():
 
 @pytest.fixture(autouse=True)
 def default_store(monkeypatch):
-    monkeypatch.setattr(tracking, "SERVER", "")
-    monkeypatch.setattr(tracking.Outage, "seconds", 0.0)
-    monkeypatch.setattr(tracking.Outage, "told", set())
+    monkeypatch.setattr(tracking.store, "SERVER", "")
+    monkeypatch.setattr(tracking.delivery.Outage, "seconds", 0.0)
+    monkeypatch.setattr(tracking.delivery.Outage, "told", set())
     monkeypatch.delenv("LINEUP_TRACKING", raising=False)
 
 
@@ -63,7 +63,7 @@ def finished(project_factory):
     project.set(architectures=["linear"], model="linear")
     (project.folder / "notes.txt").write_text("not committed\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "SERVER", "")
+        patch.setattr(tracking.store, "SERVER", "")
         patch.chdir(project.folder)
         for name in ("fetch", "split", ("train", "linear"), "evaluate", "export"):
             stage(*([name] if isinstance(name, str) else name))
@@ -139,14 +139,14 @@ def assert_complete(client=None):
     client = client or tracking.connect()
     run = the_run(client)
     assert run.info.status == "FINISHED"
-    assert run.data.tags[tracking.TRAINING] == training()
+    assert run.data.tags[tracking.runs.TRAINING] == training()
     for column in ("train_loss", "val_loss", "val_accuracy", "learning_rate"):
         points = client.get_metric_history(run.info.run_id, column)
         assert [(p.step, p.value) for p in points] == [(int(row["epoch"]), float(row[column])) for row in history()]
     steps = [p.step for p in client.get_metric_history(run.info.run_id, "step_loss")]
     assert steps == sorted(set(steps)) and len(steps) == 2 * len(history())
     (version,) = client.search_model_versions("name = 'digits'")
-    assert version.tags[tracking.TRAINING] == training()
+    assert version.tags[tracking.runs.TRAINING] == training()
     assert version.run_id == run.info.run_id
     return run
 
@@ -200,7 +200,7 @@ def test_every_epoch_and_step_is_there_once_and_pictures_and_log_too(project):
 def test_the_id_in_run_json_finds_run_model_and_version(project):
     client = tracking.connect()
     experiment = client.get_experiment_by_name("digits").experiment_id
-    query = f"tags.`{tracking.TRAINING}` = '{training()}'"
+    query = f"tags.`{tracking.runs.TRAINING}` = '{training()}'"
     (run,) = client.search_runs([experiment], query)
     (model,) = client.search_logged_models([experiment], query)
     (version,) = client.search_model_versions(query)
@@ -336,7 +336,7 @@ def broken_server(kind):
 )
 def test_a_training_outlives_a_server_that(kind, untrained, monkeypatch, capsys):
     with broken_server(kind) as address:
-        monkeypatch.setattr(tracking, "SERVER", address)
+        monkeypatch.setattr(tracking.store, "SERVER", address)
         start = time.monotonic()
         stage("train", "linear")
         assert time.monotonic() - start < 40  # seconds; MLflow alone would try for four minutes
@@ -344,32 +344,32 @@ def test_a_training_outlives_a_server_that(kind, untrained, monkeypatch, capsys)
         assert printed.count("fails (") == 1, printed
         assert "make sync" in printed
         assert not sync()
-    monkeypatch.setattr(tracking, "SERVER", "")  # another store takes what the first one missed
+    monkeypatch.setattr(tracking.store, "SERVER", "")  # another store takes what the first one missed
     assert sync()
     assert "lineup.restored" not in assert_complete().data.tags
 
 
 def test_an_evaluation_outlives_a_hanging_server_without_waiting_for_each_model(project, monkeypatch, capsys):
-    monkeypatch.setattr(tracking, "SECONDS_TO_ANSWER", 1.0)
-    monkeypatch.setattr(tracking, "SECONDS_FOR_FAILURES", 0.5)
+    monkeypatch.setattr(tracking.store, "SECONDS_TO_ANSWER", 1.0)
+    monkeypatch.setattr(tracking.delivery, "SECONDS_FOR_FAILURES", 0.5)
     before = snapshot(tracking.connect())
     with broken_server("hangs") as address:
-        monkeypatch.setattr(tracking, "SERVER", address)
+        monkeypatch.setattr(tracking.store, "SERVER", address)
         start = time.monotonic()
         tracking.record_evaluations(["linear"] * 5)
         assert "can't be reached" in tracking.record_export("linear", {"promote": "gate", "level": 0.05, "margin": 0})
         assert time.monotonic() - start < 8
     printed = capsys.readouterr().out
     assert printed.count("fails (") == 1 and "make sync" in printed
-    monkeypatch.setattr(tracking, "SERVER", "")
+    monkeypatch.setattr(tracking.store, "SERVER", "")
     assert sync()
     assert snapshot(tracking.connect()) == before
 
 
 def test_a_full_disk_of_the_store_is_a_warning_and_later_nothing_is_missing(untrained, monkeypatch, capsys):
-    monkeypatch.setattr(tracking, "SERVER", "http://127.0.0.1:9")
+    monkeypatch.setattr(tracking.store, "SERVER", "http://127.0.0.1:9")
     stage("train", "linear")
-    monkeypatch.setattr(tracking, "SERVER", "")
+    monkeypatch.setattr(tracking.store, "SERVER", "")
     tracking.connect()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))  # no file may grow beyond: the model does not fit
@@ -441,7 +441,7 @@ def test_runs_of_dead_trainings_are_marked_killed_and_others_left_alone(project)
     dead, living, foreign = run(host, folder / "dead.lock"), run(host, folder / "alive.lock"), run("else", folder / "x")
     strange = client.create_run(experiment).info.run_id  # not made by Lineup
     with alive:
-        tracking.end_abandoned_runs(client)
+        tracking.runs.end_abandoned_runs(client)
     status = {run: client.get_run(run).info.status for run in (dead, living, foreign, strange)}
     assert status == {dead: "KILLED", living: "RUNNING", foreign: "RUNNING", strange: "RUNNING"}
 
@@ -458,7 +458,7 @@ def test_numbers_that_are_none_and_values_beyond_mlflows_limits_are_recorded(unt
     journal.append("end", "end", status="FAILED", error="é" * 20_000)
     journal.close()
     with Journal(journal.training) as journal:  # as another process reads it
-        tracking.deliver(journal, tracking.connect())
+        tracking.delivery.deliver(journal, tracking.connect())
         assert not journal.pending
     run = the_run(dataset="odd")
     assert run.info.status == "FAILED"
@@ -489,7 +489,7 @@ def test_a_dataset_with_an_odd_name_and_odd_classes_goes_all_the_way(untrained):
 
 def test_a_store_named_by_a_relative_address_is_the_repositorys_own(project, monkeypatch, tmp_path):
     expected = snapshot(tracking.connect())
-    monkeypatch.setattr(tracking, "SERVER", "sqlite:///mlflow.db")
+    monkeypatch.setattr(tracking.store, "SERVER", "sqlite:///mlflow.db")
     monkeypatch.setenv("DVC_ROOT", str(project))
     monkeypatch.chdir(tmp_path)  # as in the temporary workspace of an experiment
     assert snapshot(tracking.connect()) == expected
@@ -629,7 +629,7 @@ def test_a_killed_training_continues_in_its_run(untrained):
     training.kill()
     training.wait()
     assert the_run(client).info.status == "RUNNING"
-    tracking.end_abandoned_runs(client)
+    tracking.runs.end_abandoned_runs(client)
     assert the_run(client).info.status == "KILLED"
     training = start_training()
     assert "resumes at epoch" in output_of(training)
@@ -666,7 +666,7 @@ with Journal(f"{number:032}") as journal:
     for step in range(200):
         journal.append(f"step:{step}", "metrics", values={"loss": step / 7, "accuracy": number}, step=step)
         if step % 10 == 9:
-            tracking.deliver(journal, tracking.connect())
+            tracking.delivery.deliver(journal, tracking.connect())
     assert not journal.pending
 """
 

@@ -1,0 +1,22 @@
+"""The only package that knows MLflow: delivers a training's journal to the tracking store and keeps the model registry.
+
+Every handler in it may be called again after a crash: runs, models and versions are looked up by the training's id
+before they are made, and points keep the time at which they were measured.
+"""
+
+from stages.lib.tracking.delivery import Courier, sync
+from stages.lib.tracking.recording import record_evaluations, record_export
+from stages.lib.tracking.runs import registered_name
+from stages.lib.tracking.store import connect, download, enabled, store_uri
+
+__all__ = [
+    "Courier",
+    "connect",
+    "download",
+    "enabled",
+    "record_evaluations",
+    "record_export",
+    "registered_name",
+    "store_uri",
+    "sync",
+]

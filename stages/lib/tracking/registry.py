@@ -1,0 +1,198 @@
+"""A training's model and registered version: made once, scored, proven, described."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.lib.checkpoints import private_folder
+from stages.lib.files import read_json, read_tensors
+from stages.lib.journal import Event
+from stages.lib.terminal import UserError
+from stages.lib.tracking.runs import TRAINING, Context
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+
+def handle_model(context: Context, events: list[Event]) -> None:
+    """Log the model as pt2 and register it as a version, unless a former try did."""
+    from mlflow.exceptions import MlflowException
+
+    description = read_json(context.file(events[0]["file"]) / "model.json")
+    model_id = context.model_id or log_model(context, context.file(events[0]["file"]), description)
+    if context.version is None:
+        with contextlib.suppress(MlflowException):  # it exists
+            context.client.create_registered_model(
+                context.registered, description=f"Models that Lineup trained on {context.registered}."
+            )
+        context.client.create_model_version(
+            context.registered,
+            source=f"models:/{model_id}",
+            run_id=context.run.info.run_id,
+            model_id=model_id,
+            tags={TRAINING: context.journal.training, **version_tags(description)},
+        )
+
+
+def version_tags(description: dict[str, Any]) -> dict[str, str]:
+    """Return what a version says of itself."""
+    facts = {
+        "architecture": description["architecture"],
+        "parameters": description["parameters"],
+        "split": description["split"],
+        **description["validation"],
+    }
+    return {key: str(value) for key, value in facts.items()}
+
+
+def log_model(context: Context, folder: Path, description: dict[str, Any]) -> str:
+    """Log a models/<architecture> folder as a LoggedModel: pt2, signature, input example, pinned requirements."""
+    import mlflow
+    import numpy as np
+    import torch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    from stages.lib import deployment
+
+    module = deployment.load(folder)
+    example = module.example(2).numpy()
+    answer = np.dtype("float32"), (-1, len(description["classes"]))
+    signature = ModelSignature(
+        Schema([TensorSpec(example.dtype, (-1, *description["shape"]))]), Schema([TensorSpec(*answer)])
+    )
+    mlflow.set_experiment(experiment_id=context.experiment)
+    with warnings.catch_warnings(), mlflow.start_run(run_id=context.run.info.run_id):
+        warnings.filterwarnings("ignore", "The tensor attributes")  # an RNN's flat weights
+        return mlflow.pytorch.log_model(
+            module,
+            name=description["architecture"],
+            serialization_format="pt2",
+            signature=signature,
+            input_example=example,
+            pip_requirements=[
+                f"mlflow=={mlflow.__version__}",
+                f"torch=={torch.__version__.partition('+')[0]}",
+                f"numpy=={np.__version__}",
+            ],
+            extra_files=[str(folder / "model.json")],
+            tags={TRAINING: context.journal.training, **version_tags(description)},
+        ).model_id
+
+
+def handle_evaluation(context: Context, events: list[Event]) -> None:
+    """Add metrics and pictures to the run, prove the registered version and let @<architecture> point to it."""
+    from mlflow.entities import Metric
+
+    event, client, run = events[0], context.client, context.run
+    folder, version, model_id = context.file(event["folder"]), context.version, context.model_id
+    if run.data.tags.get("lineup.evaluation") != event["digest"]:
+        scores = read_json(folder / "metrics.json")
+        test = {
+            "model_id": model_id,
+            "dataset_name": event["test_name"],
+            "dataset_digest": event["test_digest"],
+        }
+        points = [
+            Metric(name, float(value), event["time"], 0, **test) for name, value in scores.items() if "test_" in name
+        ]
+        client.log_batch(run.info.run_id, metrics=points)
+        client.log_artifacts(run.info.run_id, str(folder), "evaluation")
+        client.log_artifacts(run.info.run_id, str(context.file(event["pictures"])), "pictures")
+        tags = {name: str(value) for name, value in scores.items()}
+        client.set_logged_model_tags(model_id, tags)
+        for name, value in tags.items():
+            client.set_model_version_tag(version.name, version.version, name, value)
+        log_onnx(context)
+        prove(context, version, event)
+        client.set_tag(run.info.run_id, "lineup.evaluation", event["digest"])
+    with registry_lock():
+        client.set_registered_model_alias(version.name, event["architecture"], version.version)
+    describe_version(context)
+
+
+def log_onnx(context: Context) -> None:
+    """Add model.onnx to the registered model, for consumers without torch."""
+    from stages.lib import deployment
+
+    with tempfile.TemporaryDirectory() as folder:
+        deployment.write_onnx(deployment.load(context.file("model")), Path(folder) / "model.onnx")
+        context.client.log_model_artifacts(context.model_id, folder)
+
+
+def prove(context: Context, version: ModelVersion, event: Event) -> None:
+    """Load the registered version as a consumer would and hold its answers on the test images against the evaluation.
+
+    Where data/raw holds other data by now, the trained model's own answers on an example stand in.
+    """
+    import mlflow
+    import torch
+
+    from stages.lib import datasets, deployment
+
+    if datasets.RAW.exists() and datasets.describe().digests["test"][:32] == event["test_digest"]:
+        (expected,) = read_tensors(context.file(event["folder"]) / "predictions.safetensors").values()
+        inputs, _ = datasets.load("test")
+    else:
+        trained = deployment.load(context.file("model"))
+        inputs = trained.example(256)
+        expected = deployment.predict(trained, inputs, 1000)
+    path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
+    reloaded = deployment.read_pt2(Path(path) / "data" / "model.pt2")
+    answers = deployment.predict(reloaded, inputs, 1000)
+    difference = float((answers - expected).abs().max())
+    session = deployment.read_onnx(Path(path) / "model.onnx")
+    onnx_answers = deployment.predict_onnx(session, inputs, 1000)
+    difference = max(difference, float((onnx_answers - expected).abs().max()))
+    if not torch.isfinite(answers).all() or difference > 1e-5:
+        raise UserError(f"version {version.version} is not the trained model, it differs by {difference:.1e}")
+    context.client.set_model_version_tag(version.name, version.version, "proven", f"equal within {difference:.0e}")
+
+
+def describe_version(context: Context) -> None:
+    """Write on the version, in Markdown, what it is, how good, and how to get and to reproduce it."""
+    client, version, run = context.client, context.version, context.run
+    tags, lineage = version.tags, run.data.tags
+    scores = {name: float(value) for name, value in tags.items() if name.startswith(("val_", "test_"))}
+    table = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(scores.items()))
+    dirty = lineage.get("git_dirty") == "true"
+    patch = "git apply changes.patch  # lineage/changes.patch of the run\n    " if dirty else ""
+    number = version.version
+    text = f"""**{tags["architecture"]}** trained on **{version.name}**, {int(tags["parameters"]):,} parameters.
+
+| metric | value |
+|---|---|
+{table}
+
+{tags.get("gate", "Not exported yet.")}
+
+Takes raw inputs as the signature says (images: uint8 pixels) and answers for those like the training data; on anything
+else it is as sure and wrong as any network. To load it:
+
+    mlflow.pyfunc.load_model("models:/{version.name}/{number}").predict(inputs)
+
+To reproduce it:
+
+    git checkout {lineage.get("git_commit", "<commit unknown>")}
+    {patch}dvc repro train@{tags["architecture"]}
+"""
+    client.update_model_version(version.name, number, text)
+
+
+def aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """Return the version that an alias points to, if there is one."""
+    number = client.get_registered_model(name).aliases.get(alias)
+    return client.get_model_version(name, str(number)) if number else None
+
+
+def registry_lock() -> FileLock:
+    """Return the lock under which processes of this repository move aliases."""
+    from filelock import FileLock
+
+    return FileLock(private_folder() / "registry.lock")
