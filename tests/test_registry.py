@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import uuid
 from importlib import import_module
 from pathlib import Path
@@ -258,3 +260,24 @@ def test_a_registered_model_answers_raw_pixels_with_probabilities(project):
 def test_a_name_that_is_not_registered_is_an_error_that_lists_what_is(project):
     with pytest.raises(UserError, match="registered: digits"):
         tracking.download("models:/flowers@champion")
+
+
+def test_a_registered_model_of_the_own_store_is_found_without_mlflow_also_after_a_move(project, finished):
+    code = """if True:
+        import sys
+        from stages.lib import tracking
+        found = {tracking.download("models:/digits@linear"), tracking.download("models:/digits/1")}
+        print(*found, "mlflow" in sys.modules, sep="\\n")
+    """
+
+    def download(folder):
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+
+    folder, with_mlflow = download(finished)
+    assert (Path(folder) / "model.onnx").is_file() and Path(folder).is_relative_to(finished)
+    assert with_mlflow == "False"
+    moved, with_mlflow = download(project)  # its store still names the other place: MLflow is asked, and told
+    assert (Path(moved) / "model.onnx").read_bytes() == (Path(folder) / "model.onnx").read_bytes()
+    assert not Path(moved).is_relative_to(finished) and with_mlflow == "True"
+    assert Path(download(project)[0]).is_relative_to(project)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,6 +150,33 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 
 def download(uri: str) -> Path:
     """Return a local folder with the files of a registered or logged model; UserError if there is none."""
+    return find_locally(uri) or fetch(uri)
+
+
+def find_locally(uri: str) -> Path | None:
+    """Return the folder of a registered model in this repository's own store, if it is there.
+
+    Asks SQLite itself: importing MLflow takes longer than all that predict does. Whatever is unusual is left to MLflow.
+    """
+    import sqlite3
+
+    file, parts = database(), re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if not (file and file.exists() and parts):
+        return None
+    name, alias, number = parts.groups()
+    query = """SELECT storage_location FROM model_versions WHERE name = :name AND version = coalesce(
+        :number, (SELECT version FROM registered_model_aliases WHERE name = :name AND alias = :alias))"""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)) as connection:
+            found = connection.execute(query, {"name": name, "alias": alias, "number": number}).fetchone()
+    except sqlite3.Error:
+        return None
+    folder = Path(found[0]) if found and found[0] else None
+    return folder if folder and folder.is_dir() and folder.is_relative_to(file.parent / "mlartifacts") else None
+
+
+def fetch(uri: str) -> Path:
+    """Return a local copy of a model's files, by MLflow; UserError if there is none."""
     client = connect()
     import mlflow
     from mlflow.exceptions import MlflowException
