@@ -109,6 +109,7 @@ def test_plots_show_every_architecture_without_warnings(project):
     assert "WARNING" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_clone_without_a_cache_reproduces_the_same_weights(project, tmp_path):
     project.run("git", "stash")
     try:

@@ -248,6 +248,7 @@ def points(project):
     return sorted(found), run.info.status, len(client.search_model_versions("name = 'noise'"))
 
 
+@pytest.mark.slow
 def test_killed_by_every_signal_in_turn_a_training_ends_as_if_nothing_had_happened(tmp_path, undisturbed):
     project = make_project(tmp_path)
     for epoch, number in [(2, signal.SIGKILL), (5, signal.SIGTERM), (8, signal.SIGINT)]:

@@ -121,12 +121,12 @@ def test_a_person_finds_the_experiment(page):
 
 def test_a_person_finds_the_runs_with_dataset_and_model(page, experiment):
     page.open(f"experiments/{experiment}/runs")
-    page.wait_for("linear", "mlp", "digits-training", "Dataset", "Models", "stages/train.py")
+    page.wait_for("linear", "mlp", "digits-training", "Dataset", "Models", "train.py")
 
 
 def test_a_person_finds_learning_curves(page, experiment, version):
     page.open(f"experiments/{experiment}/runs/{version.run_id}/model-metrics")
-    page.wait_for("val_loss", "train_accuracy")
+    page.wait_for("learning_rate", "step_accuracy")
     page.wait_until(lambda: page.browser.find_elements("css selector", ".js-plotly-plot .scatterlayer path.js-line"))
 
 
