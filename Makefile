@@ -43,14 +43,16 @@ lint: $(ENV)  ## ruff: mistakes and formatting
 	ruff check .
 	ruff format --check .
 
-bench: $(ENV)  ## measure speed; prints ratios
-	for file in tests/benchmarks/*.py; do python $$file; done
+bench: $(ENV)  ## measure speed: exported models, tracking, the tutorials' systems beside ours; prints ratios
+	python tests/benchmarks/latency.py
+	python tests/benchmarks/tracking.py
+	python tests/benchmarks/tutorials.py
 
 lock: $(ENV)  ## choose the newest versions that fit together
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade \
 		--no-emit-index-url --extra test --extra tensorboard --extra demo pyproject.toml -o requirements.lock
 
 clean:  ## remove what runs made: models, evaluation, export; DVC's cache and MLflow's store stay
-	rm -rf models evaluation export metrics.json data/raw data/split runs report.html
+	rm -rf models evaluation export data/raw data/split runs report.html
 
 .PHONY: help repro test test-slow ui sync experiments report demo lint bench lock clean

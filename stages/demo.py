@@ -36,6 +36,8 @@ def main(
     from stages.lib.classifier import open_classifier, registered_architectures
 
     named = {Path(model).stem: model for model in models} if models else registered_architectures()
+    if models and len(named) < len(models):
+        named = {model: model for model in models}  # their short names coincide
     classifiers = {name: open_classifier(model) for name, model in named.items()}
     if len({tuple(classifier.description["shape"]) for classifier in classifiers.values()}) > 1:
         raise UserError("these models take pictures of different sizes; name models of one dataset")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 EXPORT = Path("export")
 METRICS = Path("metrics.json")
-TOLERANCE = 1e-5
 BATCH = 1000
 SMALL_BATCHES = {1: 20, 7: 20}  # batch size → how many such batches are tried too
 CALIBRATION = 500  # training images for static quantization
@@ -100,6 +99,8 @@ def formats(folder: Path) -> "dict[str, Predict]":
 
 def compare(name: str, predict: "Predict", inputs: "Tensor", reference: "Tensor", targets: "Tensor") -> str | None:
     """Return how a format differs from the trained model, on every input and in small batches too."""
+    from stages.lib.deployment import difference
+
     for batch_size, batches in ({BATCH: -(-len(inputs) // BATCH)} | SMALL_BATCHES).items():
         some = slice(batches * batch_size)
         if mistake := difference(predict(inputs[some], batch_size), reference[some]):
@@ -110,21 +111,10 @@ def compare(name: str, predict: "Predict", inputs: "Tensor", reference: "Tensor"
     return None
 
 
-def difference(outputs: "Tensor", reference: "Tensor") -> str | None:
-    """Return the worst input if outputs (N, K) are not within tolerance, so that only a tie could change its class."""
-    import torch
-
-    if outputs.shape != reference.shape or not torch.isfinite(outputs).all():
-        return f"outputs of shape {tuple(outputs.shape)}; all finite and of shape {tuple(reference.shape)} expected"
-    gaps = ((outputs - reference).abs() / reference.abs().clamp_min(1)).amax(dim=1)
-    worst = int(gaps.argmax())
-    if gaps[worst] <= TOLERANCE:
-        return None
-    return f"test input {worst} is off by {gaps[worst]:.2g}, and {TOLERANCE:g} is allowed"
-
-
 def ties(outputs: "Tensor") -> float:
     """Return the part of the inputs whose two best outputs are so close that rounding may choose between them."""
+    from stages.lib.deployment import TOLERANCE
+
     if outputs.shape[1] < 2:
         return 0.0
     best = outputs.topk(2, dim=1).values
@@ -143,6 +133,8 @@ def score(outputs: "Tensor", targets: "Tensor") -> dict[str, float]:
 
 def contradiction(found: dict[str, float], expected: dict[str, float], tied: float) -> str | None:
     """Return the first score that is not the expected one; accuracy may differ by the part that is tied."""
+    from stages.lib.deployment import TOLERANCE
+
     for key, value in found.items():
         allowed = TOLERANCE * max(1, abs(expected[key])) + (tied if key == "test_accuracy" else 0)
         if abs(value - expected[key]) > allowed:

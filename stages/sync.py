@@ -10,10 +10,13 @@ if not __package__:  # run as a script: its own root comes first
 
 from stages.lib.terminal import run
 
+EXPORTED = Path("export/model.json")
+
 
 def main() -> None:
-    """Deliver what is kept in .lineup/journal, then record every training of models/ that the store does not know."""
+    """Deliver what is kept in .lineup/journal, then record what the store lacks of trainings and of the export."""
     from stages.lib import tracking
+    from stages.lib.files import read_json
     from stages.lib.params import load_params
     from stages.lib.terminal import UserError
 
@@ -22,11 +25,17 @@ def main() -> None:
         raise UserError("LINEUP_TRACKING is off; unset it to sync")
     pending = tracking.sync()
     evaluated = [name for name in params.architectures if (Path("evaluation") / name / "metrics.json").exists()]
+    evaluated = [name for name in evaluated if (Path("models") / name / "run.json").exists()]
     tracking.record_evaluations(evaluated)
-    if Path("export/model.json").exists():
-        typer.echo(tracking.record_export(params.model, params.export.model_dump(), once=True))
+    if EXPORTED.exists():
+        exported = read_json(EXPORTED)
+        trained = Path("models") / exported["architecture"] / "model.json"
+        if trained.exists() and read_json(trained)["weights_sha256"] == exported["weights_sha256"]:
+            typer.echo(tracking.record_export(exported["architecture"], params.export.model_dump(), once=True))
+        else:
+            typer.echo("export/ is of another training; run: dvc repro")
     if pending:
-        raise UserError(f"{pending} events are still kept: {tracking.store_uri()} can't be reached")
+        raise UserError(f"{pending} events are still kept; the warnings above say why")
 
 
 if __name__ == "__main__":

@@ -64,8 +64,8 @@ def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's 
         report = Report(architecture, params, facts, dataset, checkpoint)
         with report.open(loop, resumed=saved is not None):
             loop.run(report.reporter(), save=report.save, due=checkpoint.due)
-        folder = Path("models") / architecture
-        write_outputs(folder, facts, dataset, split, loop, checkpoint.training)
+            folder = Path("models") / architecture
+            write_outputs(folder, facts, dataset, split, loop, checkpoint.training)
         report.finish(folder)
 
 

@@ -215,14 +215,14 @@ def test_the_worst_input_is_named_and_a_tie_is_no_mistake():
     reference = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8]])
     tied = reference + torch.tensor([[-2e-6, 2e-6, 0.0], [0, 0, 0], [0, 0, 0]])
     assert tied.argmax(dim=1).tolist() != reference.argmax(dim=1).tolist()
-    assert export.difference(tied, reference) is None
+    assert deployment.difference(tied, reference) is None
     assert export.ties(reference) == pytest.approx(1 / 3)
     wrong = reference.clone()
     wrong[1, 0] += 2e-5
     wrong[2, 2] -= 3e-5
-    assert "test input 2 is off by 3e-05" in export.difference(wrong, reference)
-    assert "finite" in export.difference(reference * float("nan"), reference)
-    assert "shape (2, 3)" in export.difference(reference[:2], reference)
+    assert "test input 2 is off by 3e-05" in deployment.difference(wrong, reference)
+    assert "finite" in deployment.difference(reference * float("nan"), reference)
+    assert "shape (2, 3)" in deployment.difference(reference[:2], reference)
 
 
 def test_scores_other_than_those_of_evaluate_stop_the_export(project):

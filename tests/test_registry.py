@@ -36,6 +36,8 @@ def finished(project_factory):
         patch.setattr(tracking.store, "SERVER", "")
         patch.chdir(project.folder)
         for name in ("fetch", "split", "train", "evaluate"):
+            if name == "evaluate":
+                patch.setenv("DVC_STAGE", name)  # under DVC it removes checkpoints
             import_module(f"stages.{name}").main(*(["linear"] if name == "train" else []))
     return project.folder
 
@@ -112,7 +114,7 @@ def version(number):
 def test_every_training_is_a_version_and_its_architectures_alias_moves_after_the_proof(project):
     assert alias("linear") == 1 and alias("champion") is None
     tags = version(1).tags
-    assert tags["proven"].startswith("equal within")
+    assert tags["proven"].startswith("equal to the trained model within")
     scores = read_json(Path("evaluation/linear/metrics.json"))
     assert {key: tags[key] for key in ("test_accuracy", "val_loss")} == {
         key: str(scores[key]) for key in ("test_accuracy", "val_loss")
@@ -122,6 +124,9 @@ def test_every_training_is_a_version_and_its_architectures_alias_moves_after_the
 
 def test_an_alias_stays_where_it_is_if_the_registered_model_is_not_the_evaluated_one(project):
     train(good_weights())
+    description = read_json(FOLDER / "model.json")
+    scores = read_json(Path("evaluation/linear/metrics.json"))
+    write_json(Path("evaluation/linear/metrics.json"), scores | description["validation"])
     path = Path("evaluation/linear/predictions.safetensors")
     (name, predictions), *_ = read_tensors(path).items()
     write_tensors(path, {name: predictions.flip(0)})
@@ -129,6 +134,36 @@ def test_an_alias_stays_where_it_is_if_the_registered_model_is_not_the_evaluated
         tracking.record_evaluations(["linear"])
     assert alias("linear") == 1
     assert version(2).tags.get("proven") is None
+    assert not [name for name in version(2).tags if name.startswith("test_")]  # scores come after the proof
+
+
+def test_sync_does_not_mix_a_new_training_with_the_evaluation_and_the_export_of_another(project, capsys):
+    import_module("stages.export").main()
+    train(good_weights())
+    import_module("stages.sync").main()
+    printed = capsys.readouterr().out
+    assert "evaluation/linear is of another training; run: dvc repro evaluate" in printed
+    assert "export/ is of another training; run: dvc repro" in printed
+    assert alias("linear") == alias("champion") == 1
+
+
+def test_an_alias_never_moves_back_to_an_older_training(project):
+    older = tracking.connect().get_registered_model("digits").aliases["linear"]
+    shutil.copytree("models", "older")
+    shutil.copytree("evaluation", "older-evaluation")
+    import_module("stages.export").main()  # champion
+    shutil.rmtree(".lineup/checkpoints", ignore_errors=True)
+    train(good_weights())
+    import_module("stages.evaluate").main()
+    assert alias("linear") == 2
+    for name, copy in (("models", "older"), ("evaluation", "older-evaluation")):
+        shutil.rmtree(name)
+        Path(copy).rename(name)
+    client = tracking.connect()
+    (run,) = client.search_runs(["1"], f"tags.`{tracking.runs.TRAINING}` = '{version(older).tags['lineup.training']}'")
+    client.delete_tag(run.info.run_id, "lineup.evaluation")  # as if its evaluation had waited for the store
+    tracking.record_evaluations(["linear"])
+    assert alias("linear") == 2
 
 
 def test_the_first_export_is_the_champion_and_says_so(project):

@@ -429,18 +429,18 @@ def test_precision_is_that_of_the_layers_while_weights_and_loss_stay_float32(pre
 # --- TensorBoard ------------------------------------------------------------------------------------------------------
 
 
-def test_tensorboard_events_hold_the_points_and_their_steps(tmp_path, monkeypatch):
+def test_tensorboard_events_hold_the_points_and_their_steps_also_after_a_resume(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from stages.lib.reporting import Report
+    from stages.lib.reporting import Report, open_tensorboard
 
     monkeypatch.chdir(tmp_path)
-    report = types.SimpleNamespace(architecture="linear", journal=None)
-    report.writer = Report.open_tensorboard(report)
-    Report.record(report, "epoch:1", {"val_loss": 0.5, "val_accuracy": 0.25}, 1)
-    Report.record(report, "epoch:2", {"val_loss": 0.375, "val_accuracy": 0.75}, 2)
-    report.writer.close()
+    for epoch, saved, values in ((9, None, (9, 9)), (1, None, (0.5, 0.25)), (2, "state", (0.375, 0.75))):
+        writer = open_tensorboard("linear", types.SimpleNamespace(saved_file=saved))
+        report = types.SimpleNamespace(journal=None, writer=writer)
+        Report.record(report, f"epoch:{epoch}", dict(zip(("val_loss", "val_accuracy"), values, strict=True)), epoch)
+        writer.close()
     events = EventAccumulator(str(tmp_path / "runs" / "linear")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("val_loss")] == [(1, 0.5), (2, 0.375)]
     assert [(event.step, event.value) for event in events.Scalars("val_accuracy")] == [(1, 0.25), (2, 0.75)]

@@ -73,7 +73,7 @@ def registered_architectures() -> dict[str, str]:
     from stages.lib import tracking
 
     name = registered_name()
-    found = {model.name: model for model in tracking.connect().search_registered_models()}
+    found = {model.name: model for model in tracking.reach().search_registered_models()}
     aliases = sorted(found[name].aliases) if name in found else []
     uris = {alias: f"models:/{name}@{alias}" for alias in aliases if alias not in GATE_ALIASES}
     if not uris:
@@ -86,8 +86,10 @@ def registered_name() -> str:
     from stages.lib import tracking
 
     if PARAMS.exists():
-        return tracking.registered_name(yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["dataset"])
-    names = [model.name for model in tracking.connect().search_registered_models()]
+        params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+        if isinstance(params, dict) and "dataset" in params:
+            return tracking.registered_name(str(params["dataset"]))
+    names = [model.name for model in tracking.reach().search_registered_models()]
     if len(names) != 1:
         found = ", ".join(names) or "none"
         raise UserError(f"name the model: {HOW_TO_NAME} (registered in {tracking.store_uri()}: {found})")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 OPSET = 20
+TOLERANCE = 1e-5  # within which every form of a model equals the trained one
 VERSION_RECORDS = {"archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id"}
 EVALUATED = {  # what torch.export.load evaluates, calls or compiles as Python, and how it looks in a file of ours
     "expr_str": re.compile(r"(Symbol|Integer|Add|Mul|Max|Min|positive=True|integer=True|'[su]\d+'|-?\d+|[(), ])*"),
@@ -222,6 +223,17 @@ def predict_onnx(session: InferenceSession, inputs: Tensor, batch_size: int) -> 
     """Return an ONNX session's outputs, float32 (N, K), computed batch by batch."""
     name = session.get_inputs()[0].name
     return torch.cat([torch.from_numpy(session.run(None, {name: b.numpy()})[0]) for b in inputs.split(batch_size)])
+
+
+def difference(outputs: Tensor, reference: Tensor) -> str | None:
+    """Return the worst input if outputs (N, K) are not within tolerance, so that only a tie could change its class."""
+    if outputs.shape != reference.shape or not torch.isfinite(outputs).all():
+        return f"outputs of shape {tuple(outputs.shape)}; all finite and of shape {tuple(reference.shape)} expected"
+    gaps = ((outputs - reference).abs() / reference.abs().clamp_min(1)).amax(dim=1)
+    worst = int(gaps.argmax())
+    if gaps[worst] <= TOLERANCE:
+        return None
+    return f"test input {worst} is off by {gaps[worst]:.2g}, and {TOLERANCE:g} is allowed"
 
 
 def write_int8(source: Path, path: Path, method: str, images: Tensor) -> None:

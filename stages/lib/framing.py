@@ -89,6 +89,8 @@ def centre(image: Image.Image, content: int, background: str, size: int) -> Imag
     shown = Image.fromarray(pixels.round().astype(np.uint8)).crop(bounding_box(pixels >= 1))
     scale = content / max(shown.size)
     shown = shown.resize([max(1, round(side * scale)) for side in shown.size], Image.Resampling.LANCZOS)
+    if not np.asarray(shown).any():  # specks that scaling made vanish
+        return fit(image, size)
     row, column = np.round(size / 2 - mass_centre(np.asarray(shown))).astype(int).tolist()
     square = Image.new("L", (size, size))
     square.paste(shown, (column, row))

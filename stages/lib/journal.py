@@ -7,6 +7,7 @@ itself. One process at a time has a training's journal open; others wait, so tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -86,6 +87,7 @@ class Journal:
 
     @delivered.setter
     def delivered(self, count: int) -> None:
+        self.flush()  # or a power failure could leave fewer events than were delivered
         write_text(self.folder / "delivered", str(count))
 
     @property
@@ -113,5 +115,8 @@ class Journal:
 
 def trainings() -> list[str]:
     """Return the trainings that have a journal in this repository, oldest first."""
-    folders = [path for path in (private_folder() / "journal").glob("*") if path.is_dir()]
-    return [path.name for path in sorted(folders, key=lambda path: path.stat().st_ctime)]
+    begun = {}
+    for path in (private_folder() / "journal").glob("*/events.jsonl"):
+        with path.open(encoding="utf-8") as file, contextlib.suppress(ValueError):  # a first line cut off by a kill
+            begun[path.parent.name] = json.loads(file.readline())["time"]
+    return sorted(begun, key=begun.get)

@@ -78,8 +78,9 @@ def hardware() -> str:
     return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
 
 
-def dataset_facts(name: str, digests: dict[str, str]) -> dict[str, dict[str, str]]:
+def dataset_facts(name: str, split: str, test: str) -> dict[str, dict[str, str]]:
     """Return name and digest (MLflow takes 36 characters) of each part, for MLflow's dataset column."""
+    digests = {"training": split, "validation": split, "test": test}
     return {part: {"name": f"{name}-{part}", "digest": digest[:32]} for part, digest in digests.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -186,5 +186,7 @@ def describe_mistake(section: type[BaseModel], mistake: dict[str, Any], prefix: 
 def valid_keys(section: type[BaseModel], location: list[str]) -> list[str]:
     """Return the keys of the section found at `location` below `section`."""
     for part in location:
-        section = section.model_fields[part].annotation
+        if not part.isdigit():  # that would be an item of a list
+            annotation = section.model_fields[part].annotation
+            section = next((item for item in get_args(annotation) if item is not Ellipsis), annotation)
     return list(section.model_fields)

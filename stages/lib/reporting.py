@@ -39,7 +39,7 @@ class Report:
         self.stopped = False
         self.journal = Journal(checkpoint.training) if tracking.enabled() else None
         self.courier = tracking.Courier(self.journal, self.say) if self.journal else None
-        self.writer = self.open_tensorboard() if facts["recipe"]["tensorboard"] else None
+        self.writer = open_tensorboard(architecture, checkpoint) if facts["recipe"]["tensorboard"] else None
 
     def reporter(self) -> Reporter:
         """Return what the loop calls."""
@@ -56,7 +56,7 @@ class Report:
     def open(self, loop: Training, resumed: bool) -> Report:
         """Announce `loop`: what is trained, on what, with how many parameters; return self, a context."""
         recipe = self.facts["recipe"]
-        self.loop, self.started_at = loop, time.monotonic()
+        self.loop, self.resumed, self.started_at = loop, resumed, time.monotonic()
         self.per_epoch = len(loop.train)
         self.done = loop.progress.epoch * self.per_epoch + loop.progress.step * recipe["batch_size"]
         place = f"{recipe['device']}, {recipe['precision']}, {self.facts['threads']} threads"
@@ -69,13 +69,12 @@ class Report:
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(f"{summarise(loop.model, self.dataset)}\n")
         if self.journal and self.courier:
-            again = "start" in self.journal.keys  # killed before, perhaps before its first checkpoint
-            if not again:
+            if "start" in self.journal.keys:  # killed before, perhaps before its first checkpoint
+                self.journal.append(f"resume:{time.time_ns()}", "resume")
+            else:
                 self.journal.append("start", "start", **self.start_event())
                 if (self.checkpoint.folder / "changes.patch").exists():
                     self.attach(self.checkpoint.folder / "changes.patch", "lineage")
-            if again:
-                self.journal.append(f"resume:{time.time_ns()}", "resume")
             self.courier.start()
         self.bar = progress("loss {task.fields[loss]}", "{task.fields[accuracy]}", "{task.fields[speed]} images/s")
         return self
@@ -159,7 +158,8 @@ class Report:
         best = self.loop.progress.history[self.loop.progress.best_epoch - 1]
         scores = ", ".join(f"{name} {value:.4f}" for name, value in best.items() if name.startswith("val_"))
         seconds = time.monotonic() - self.started_at
-        self.say(f"{self.architecture}: best epoch {best['epoch']}, {scores}, in {seconds:.0f} s")
+        since = " since it resumed" if self.resumed else ""
+        self.say(f"{self.architecture}: best epoch {best['epoch']}, {scores}, in {seconds:.0f} s{since}")
         if self.writer:
             self.writer.close()
         if not (self.journal and self.courier):
@@ -170,7 +170,8 @@ class Report:
             self.attach(path, place)
         if self.kept.exists():
             self.attach(self.kept, "epochs")
-        self.journal.append("best", "metrics", values={"training_seconds": seconds}, step=0)
+        if not self.resumed:  # else the time is that of the last part alone
+            self.journal.append("seconds", "metrics", values={"training_seconds": seconds}, step=0)
         self.journal.append("model", "model", file=self.journal.copy(folder, "model"))
         self.journal.append(f"end:{time.time_ns()}", "end", status="FINISHED", error="")  # closes it after a resume too
         self.journal.flush()
@@ -195,25 +196,25 @@ class Report:
         name = " ".join(part for part in (self.architecture, tags["dvc_exp_name"]) if part)
         sections = {"data": self.params.data.model_dump(), "split": self.params.split.model_dump()}
         params = lineage.flattened({"dataset": self.params.dataset, **self.facts, **sections})
-        split = self.facts["split"]
-        digests = {"training": split, "validation": split[::-1], "test": self.dataset.digests["test"]}
         return {
             "experiment": self.dataset.name,
             "name": name,
             "params": params,
             "tags": {key: value for key, value in tags.items() if value},
-            "datasets": lineage.dataset_facts(self.dataset.name, digests),
+            "datasets": lineage.dataset_facts(self.dataset.name, self.facts["split"], self.dataset.digests["test"]),
         }
 
-    def open_tensorboard(self) -> SummaryWriter:
-        """Return a writer of TensorBoard events in runs/<architecture>; UserError if the extra is not installed."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError("train.tensorboard needs an extra: pip install tensorboard") from None
-        folder = Path("runs") / self.architecture
+
+def open_tensorboard(architecture: str, checkpoint: Checkpoint) -> SummaryWriter:
+    """Return a writer of TensorBoard events in runs/<architecture>; UserError if the extra is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("train.tensorboard needs an extra: pip install tensorboard") from None
+    folder = Path("runs") / architecture
+    if not checkpoint.saved_file:
         shutil.rmtree(folder, ignore_errors=True)
-        return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder))
 
 
 def count(model: Any) -> int:  # noqa: ANN401

@@ -353,6 +353,9 @@ def keep(path: Path, content: bytes) -> bytes:
 def read_idx(contents: Mapping[str, bytes]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return (images, labels) of the training and of the test part from the four files of the MNIST family."""
     arrays = {name.removesuffix(".gz"): parse_idx(content) for name, content in contents.items()}
+    wanted = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    if missing := [name for name in wanted if name not in arrays]:
+        raise UserError(f"dataset.yaml names no {' and no '.join(missing)}; found: {', '.join(arrays)}")
     train, test = (
         (arrays[f"{part}-images-idx3-ubyte"].unsqueeze(1), arrays[f"{part}-labels-idx1-ubyte"].long())
         for part in ("train", "t10k")
@@ -401,6 +404,8 @@ def read_table(folder: Path, settings: Table) -> tuple[tuple[Tensor, Tensor], li
         raise UserError(f"{path} is missing, the table that {folder / 'dataset.yaml'} names")
     with path.open(newline="", encoding="utf-8-sig") as file:
         header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    if len(set(header)) < len(header):
+        raise UserError(f"{path} names a column twice; rename one")
     for target in settings.targets:
         if target not in header:
             raise UserError(f"{path} has no column '{target}'; {nearest(target, header)}")

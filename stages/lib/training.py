@@ -145,6 +145,8 @@ class Training:
         self.best: dict[str, Tensor] = {}
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)  # sums over the batch
         self.correct = torch.zeros(self.steps_per_epoch, device=self.device)
+        if recipe.batch_size == 1 and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+            raise UserError("params.yaml: train.batch_size = 1 is too small for batch norm; try 2 or more")
         self.columns = ["epoch", *self.metric_names(), "learning_rate"]
         if recipe.monitor not in self.columns:
             raise UserError(f"params.yaml: train.monitor = '{recipe.monitor}' is no metric of this task; try val_loss")
@@ -154,8 +156,7 @@ class Training:
         if not self.is_classification:
             return ["train_loss", "val_loss", "val_mae", "val_r2"]
         top = f"val_top{self.recipe.top_k}_accuracy"
-        names = ["train_loss", "train_accuracy", "val_loss", "val_accuracy", top]
-        return list(dict.fromkeys(names))
+        return ["train_loss", "train_accuracy", "val_loss", "val_accuracy", top]
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -283,7 +284,7 @@ class Training:
         if not self.is_classification:
             outputs, targets = outputs.double(), targets.double()
             error = outputs - targets
-            unexplained = error.square().mean(0) / targets.var(0, correction=0)  # (T,)
+            unexplained = error.square().mean(0) / targets.var(0, correction=0).clamp_min(1e-12)  # (T,)
             mse, mae = error.square().mean(), error.abs().mean()
             return {"val_loss": float(mse), "val_mae": float(mae), "val_r2": 1 - float(unexplained.mean())}
         top_k = min(self.recipe.top_k, outputs.shape[1])

@@ -7,13 +7,14 @@ before they are made, and points keep the time at which they were measured.
 from stages.lib.tracking.delivery import Courier, sync
 from stages.lib.tracking.recording import record_evaluations, record_export
 from stages.lib.tracking.runs import registered_name
-from stages.lib.tracking.store import connect, download, enabled, store_uri
+from stages.lib.tracking.store import connect, download, enabled, reach, store_uri
 
 __all__ = [
     "Courier",
     "connect",
     "download",
     "enabled",
+    "reach",
     "record_evaluations",
     "record_export",
     "registered_name",

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from torch import Tensor
 
+PROMOTED_AT = "lineup.promoted_at"  # the tag with the time, in milliseconds, of the export that made a champion
+
 
 def handle_promote(context: Context, events: list[Event]) -> None:
     """Let the gate decide whether this training's version becomes the champion or the challenger."""
@@ -25,6 +27,9 @@ def handle_promote(context: Context, events: list[Event]) -> None:
     with registry_lock():
         version = context.version
         champion = aliased(client, version.name, "champion")
+        if champion and int(champion.tags.get(PROMOTED_AT, 0)) > event["time"]:  # this event waited for the store
+            context.journal.decision = f"version {champion.version} became the champion after this export"
+            return
         passed, why = decide(context, version, champion, event)
         alias = "champion" if passed else "challenger"
         client.set_registered_model_alias(version.name, alias, version.version)
@@ -32,6 +37,8 @@ def handle_promote(context: Context, events: list[Event]) -> None:
             client.delete_registered_model_alias(version.name, "challenger")
         if not (champion and champion.version == version.version) or "gate" not in version.tags:
             client.set_model_version_tag(version.name, version.version, "gate", f"{alias}: {why}")
+        if passed:
+            client.set_model_version_tag(version.name, version.version, PROMOTED_AT, str(event["time"]))
         if passed and "val_accuracy" in version.tags:
             best = max(best_champion(client, version), float(version.tags["val_accuracy"]))
             client.set_registered_model_tag(version.name, f"best_champion.{version.tags['split'][:12]}", str(best))
@@ -52,7 +59,11 @@ def decide(
     if champion is None:
         return True, "there was no champion"
     if champion.tags.get("split") != version.tags["split"]:
-        return False, f"champion version {champion.version} was trained on another split, so they can't be compared"
+        return (
+            False,
+            f"champion version {champion.version} was trained on another split, so they can't be compared; "
+            "to replace it: dvc exp run -S export.promote=always",
+        )
     hits, champion_hits = compare(context, champion)
     from stages.lib.metrics import mcnemar
 

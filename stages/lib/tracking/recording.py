@@ -30,6 +30,11 @@ def record_evaluation(architecture: str) -> int:
     files = [*sorted(folder.glob("*")), *sorted(pictures.glob("*"))]
     digest = hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
     description = read_json(Path("models") / architecture / "model.json")
+    scores = read_json(folder / "metrics.json")
+    trained = description["validation"] | {"epoch": description["epoch"]}
+    if any(scores.get(key) != value for key, value in trained.items()):
+        print(f"evaluation/{architecture} is of another training; run: dvc repro evaluate")
+        return 0
     with restoring_journal(architecture) as journal:
         journal.append(
             f"evaluation:{digest}",
@@ -60,11 +65,6 @@ def restoring_journal(architecture: str) -> Journal:
     description = read_json(folder / "model.json")
     journal = Journal(read_json(folder / "run.json")["training"])
     journal.copy(folder, "model")
-    digests = {
-        "training": description["split"],
-        "validation": description["split"][::-1],
-        "test": description["data"]["test"],
-    }
     facts = {name: description[name] for name in ("architecture", "hyperparameters", "recipe", "seed", "dataset")}
     journal.append(
         "restore",
@@ -78,6 +78,6 @@ def restoring_journal(architecture: str) -> Journal:
             "sha256.split": description["split"],
             **{f"sha256.{part}": digest for part, digest in description["data"].items()},
         },
-        datasets=dataset_facts(description["dataset"], digests),
+        datasets=dataset_facts(description["dataset"], description["split"], description["data"]["test"]),
     )
     return journal

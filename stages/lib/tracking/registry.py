@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+TRAINED_AT = "lineup.trained_at"  # the tag with the time, in milliseconds, at which a version's training began
+
 
 def handle_model(context: Context, events: list[Event]) -> None:
     """Log the model as pt2 and register it as a version, unless a former try did."""
@@ -36,7 +38,11 @@ def handle_model(context: Context, events: list[Event]) -> None:
             source=f"models:/{model_id}",
             run_id=context.run.info.run_id,
             model_id=model_id,
-            tags={TRAINING: context.journal.training, **version_tags(description)},
+            tags={
+                TRAINING: context.journal.training,
+                TRAINED_AT: str(context.start["time"]),
+                **version_tags(description),
+            },
         )
 
 
@@ -87,12 +93,14 @@ def log_model(context: Context, folder: Path, description: dict[str, Any]) -> st
 
 
 def handle_evaluation(context: Context, events: list[Event]) -> None:
-    """Add metrics and pictures to the run, prove the registered version and let @<architecture> point to it."""
+    """Prove the registered version, add metrics and pictures to the run, let @<architecture> point to the newest."""
     from mlflow.entities import Metric
 
     event, client, run = events[0], context.client, context.run
     folder, version, model_id = context.file(event["folder"]), context.version, context.model_id
     if run.data.tags.get("lineup.evaluation") != event["digest"]:
+        log_onnx(context)
+        prove(context, version, event)
         scores = read_json(folder / "metrics.json")
         test = {
             "model_id": model_id,
@@ -109,11 +117,11 @@ def handle_evaluation(context: Context, events: list[Event]) -> None:
         client.set_logged_model_tags(model_id, tags)
         for name, value in tags.items():
             client.set_model_version_tag(version.name, version.version, name, value)
-        log_onnx(context)
-        prove(context, version, event)
         client.set_tag(run.info.run_id, "lineup.evaluation", event["digest"])
     with registry_lock():
-        client.set_registered_model_alias(version.name, event["architecture"], version.version)
+        holder = aliased(client, version.name, event["architecture"])
+        if holder is None or int(holder.tags.get(TRAINED_AT, 0)) <= int(version.tags.get(TRAINED_AT, 0)):
+            client.set_registered_model_alias(version.name, event["architecture"], version.version)
     describe_version(context)
 
 
@@ -132,7 +140,6 @@ def prove(context: Context, version: ModelVersion, event: Event) -> None:
     Where data/raw holds other data by now, the trained model's own answers on an example stand in.
     """
     import mlflow
-    import torch
 
     from stages.lib import datasets, deployment
 
@@ -145,14 +152,16 @@ def prove(context: Context, version: ModelVersion, event: Event) -> None:
         expected = deployment.predict(trained, inputs, 1000)
     path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
     reloaded = deployment.read_pt2(Path(path) / "data" / "model.pt2")
-    answers = deployment.predict(reloaded, inputs, 1000)
-    difference = float((answers - expected).abs().max())
     session = deployment.read_onnx(Path(path) / "model.onnx")
-    onnx_answers = deployment.predict_onnx(session, inputs, 1000)
-    difference = max(difference, float((onnx_answers - expected).abs().max()))
-    if not torch.isfinite(answers).all() or difference > 1e-5:
-        raise UserError(f"version {version.version} is not the trained model, it differs by {difference:.1e}")
-    context.client.set_model_version_tag(version.name, version.version, "proven", f"equal within {difference:.0e}")
+    answers = {
+        "model.pt2": deployment.predict(reloaded, inputs, 1000),
+        "model.onnx": deployment.predict_onnx(session, inputs, 1000),
+    }
+    for name, outputs in answers.items():
+        if mistake := deployment.difference(outputs, expected):
+            raise UserError(f"{name} of version {version.version} is not the trained model: {mistake}")
+    proof = f"equal to the trained model within {deployment.TOLERANCE:g}"
+    context.client.set_model_version_tag(version.name, version.version, "proven", proof)
 
 
 def describe_version(context: Context) -> None:

@@ -71,6 +71,14 @@ def connect() -> MlflowClient:
     return client
 
 
+def reach() -> MlflowClient:
+    """Return a client for a person who waits for an answer: UserError if the store fails."""
+    try:
+        return connect()
+    except ConnectionError as error:
+        raise UserError(f"MLflow at {store_uri()}: {error}") from None
+
+
 def check_reachable(uri: str) -> None:
     """Raise ConnectionError within seconds if nothing answers where an HTTP store should be."""
     if not uri.startswith(("http://", "https://")):
@@ -177,7 +185,7 @@ def find_locally(uri: str) -> Path | None:
 
 def fetch(uri: str) -> Path:
     """Return a local copy of a model's files, by MLflow; UserError if there is none."""
-    client = connect()
+    client = reach()
     import mlflow
     from mlflow.exceptions import MlflowException
 
