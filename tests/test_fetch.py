@@ -388,6 +388,13 @@ def test_a_bad_table_is_refused_with_the_cell_named(project, cells, message):
         fetch.main()
 
 
+def test_a_table_that_names_a_column_twice_is_refused(project):
+    Path("data/yields/yields.csv").write_text("temperature,rainfall,rainfall,apples,oranges\n1,2,3,4,5\n")
+    choose("yields")
+    with pytest.raises(UserError, match="names a column twice"):
+        fetch.main()
+
+
 def test_a_target_that_is_no_column_is_refused_with_the_nearest_one(project):
     path = Path("data/yields/dataset.yaml")
     path.write_text(path.read_text().replace("apples", "aples"))
@@ -400,6 +407,7 @@ def test_a_target_that_is_no_column_is_refused_with_the_nearest_one(project):
     ("change", "message"),
     [
         ({"clases": ["a"]}, "unknown key 'clases'; did you mean 'classes'"),
+        ({"packages": [{"projct": "a"}]}, "key 'packages.0.project' is missing"),
         ({"format": "idxx"}, "did you mean 'idx'"),
         ({"sha256": {"a": "1234"}}, "sha256.a"),
         ({"classes": ["a"]}, "classes"),

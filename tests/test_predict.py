@@ -137,9 +137,12 @@ def invert_file(file):
     return inverted
 
 
-def test_a_blank_page_is_answered_too(model):
-    file = io.BytesIO()
-    Image.new("L", (300, 200), 240).save(file, "PNG")
+@pytest.mark.parametrize("specks", [[], [(100, 100), (1500, 1100)]])
+def test_a_page_that_is_blank_or_shows_specks_alone_is_answered_too(model, specks):
+    file, page = io.BytesIO(), Image.new("L", (1600, 1200), 240)
+    for place in specks:
+        page.putpixel(place, 0)
+    page.save(file, "PNG")
     file.seek(0)
     assert open_classifier(str(model)).see(file).shape == (1, 28, 28)
 

@@ -414,6 +414,11 @@ def test_auto_precision_is_bfloat16_where_the_processor_has_it(monkeypatch):
     assert training.resolve_precision("bfloat16", cpu) == "bfloat16"
 
 
+def test_a_batch_too_small_for_batch_norm_is_refused():
+    with pytest.raises(UserError, match="batch_size = 1 is too small for batch norm"):
+        make(name="mlp", hyperparameters={"hidden": [8]}, batch_size=1)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_precision_is_that_of_the_layers_while_weights_and_loss_stay_float32(precision):
     loop = make(precision=precision, name="mlp", hyperparameters={"hidden": [8]})
