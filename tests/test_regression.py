@@ -120,6 +120,12 @@ def test_a_monitor_of_classification_is_refused():
         make(monitor="val_accuracy")
 
 
+def test_by_default_the_lowest_loss_chooses_the_best_epoch():
+    loop = make(monitor="auto", mode="auto", epochs=3)
+    run(loop)
+    assert loop.progress.best_value == min(row["val_loss"] for row in loop.progress.history)
+
+
 def test_r2_can_choose_the_best_epoch():
     loop = make(monitor="val_r2", mode="max", epochs=3)
     run(loop)

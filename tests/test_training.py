@@ -343,6 +343,12 @@ def test_the_best_epoch_is_chosen_by_monitor_and_mode_and_its_weights_are_kept(m
         assert same == (epoch == best)
 
 
+def test_by_default_accuracy_chooses_the_best_epoch():
+    loop = scripted(make(epochs=3, monitor="auto", mode="auto"), [0.3, 0.9, 0.5], "val_accuracy")
+    run(loop)
+    assert loop.progress.best_epoch == 2
+
+
 def test_training_stops_after_patience_epochs_without_improvement():
     loop = scripted(make(epochs=9, patience=2), [3.0, 1.0, 2.0, 0.5, 0.6, 0.5, 0.1])
     assert len(run(loop).epochs) == 6 and loop.progress.best_epoch == 4 and loop.progress.finished

@@ -73,8 +73,8 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     ema: Annotated[float, Field(ge=0, lt=1)]
     augment: Augment
-    monitor: Literal["val_loss", "val_accuracy", "val_mae", "val_r2"]
-    mode: Literal["min", "max"]
+    monitor: Literal["auto", "val_loss", "val_accuracy", "val_mae", "val_r2"]
+    mode: Literal["auto", "min", "max"]
     patience: CountOrOff
     keep_every: CountOrOff
     top_k: Count

@@ -148,7 +148,12 @@ class Training:
         if recipe.batch_size == 1 and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
             raise UserError("params.yaml: train.batch_size = 1 is too small for batch norm; try 2 or more")
         self.columns = ["epoch", *self.metric_names(), "learning_rate"]
-        if recipe.monitor not in self.columns:
+        self.monitor = recipe.monitor
+        if recipe.monitor == "auto":  # a loss would favour early epochs: label smoothing has later ones less sure
+            self.monitor = "val_accuracy" if self.is_classification else "val_loss"
+        highest = self.monitor in ("val_accuracy", "val_r2")
+        self.highest_is_best = highest if recipe.mode == "auto" else recipe.mode == "max"
+        if self.monitor not in self.columns:
             raise UserError(f"params.yaml: train.monitor = '{recipe.monitor}' is no metric of this task; try val_loss")
 
     def metric_names(self) -> list[str]:
@@ -257,8 +262,8 @@ class Training:
         if not math.isfinite(metrics["val_loss"]):
             raise UserError(f"val_loss is not finite after epoch {progress.epoch}; try a lower learning_rate")
         progress.history.append(row)
-        value, best = row[recipe.monitor], progress.best_value
-        if best is None or (value < best if recipe.mode == "min" else value > best):
+        value, best = row[self.monitor], progress.best_value
+        if best is None or (value > best if self.highest_is_best else value < best):
             progress.best_value, progress.best_epoch = value, progress.epoch
             self.best = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
         waited = progress.epoch - progress.best_epoch
