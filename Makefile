@@ -31,7 +31,7 @@ sync: $(ENV)  ## record in MLflow what it lacks
 	python -m stages.sync
 
 experiments: $(ENV)  ## compare DVC's experiments: accuracy, and what differs between them
-	dvc exp show --only-changed --no-pager --drop 'test_loss|latency|images|parameters|size|.*/|models$$'
+	dvc exp show --only-changed --no-pager --drop 'test_loss|latency|images|parameters|size|architectures|.*/|models$$'
 
 report: $(ENV)  ## one self-contained page: report.html
 	python -m stages.report
@@ -53,6 +53,6 @@ lock: $(ENV)  ## choose the newest versions that fit together
 		--no-emit-index-url --extra test --extra tensorboard --extra demo pyproject.toml -o requirements.lock
 
 clean:  ## remove what runs made: models, evaluation, export; DVC's cache and MLflow's store stay
-	rm -rf models evaluation export data/raw data/split runs report.html
+	rm -rf models evaluation export data/raw data/split runs report.html dvc_plots
 
 .PHONY: help repro test test-slow ui sync experiments report demo lint bench lock clean

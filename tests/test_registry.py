@@ -189,7 +189,7 @@ def test_a_better_and_an_equal_model_move_the_champion(project):
     export()
     good = good_weights()
     train(good)
-    assert "version 2 is the champion: not significantly worse" in export()
+    assert "version 2 is the champion: better" in export()
     train(good)
     assert "version 3 is the champion: not significantly worse" in export()
     assert "it was the champion already" in export()

@@ -78,7 +78,7 @@ def decide(
     if accuracy < best - settings["margin"]:
         far = f"more than {settings['margin']} below the best champion's {best:.4f}"
         return False, f"validation accuracy {accuracy:.4f} is {far}"
-    return True, f"not significantly worse: {numbers}"
+    return True, f"{'better' if test['only_a'] > test['only_b'] else 'not significantly worse'}: {numbers}"
 
 
 def compare(context: Context, champion: ModelVersion) -> tuple[Tensor, Tensor]:
