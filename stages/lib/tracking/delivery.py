@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SECONDS_BETWEEN_TRIES = 15.0
-SECONDS_OF_THE_LOCK = 0.0001  # for which this thread may keep Python's lock from the training, which wants it often
-PAUSE = 20.0  # times as long as a delivery took: so much of the training is left alone
 SECONDS_FOR_FAILURES = 10.0  # of one evaluate, export or sync; the rest waits for make sync
 
 
@@ -94,17 +91,13 @@ class Courier:
         """Import MLflow here, before the training's first step, and deliver from now on."""
         import mlflow  # noqa: F401
 
-        sys.setswitchinterval(SECONDS_OF_THE_LOCK)
         self.thread.start()
 
     def work(self) -> None:
-        """Deliver every second, more rarely where that takes long; after a failure only now and then."""
-        pause = 1.0
-        while not self.closing.wait(pause):
+        """Deliver every second; after a failure only now and then."""
+        while not self.closing.wait(1.0):
             if self.failed_at is None or time.monotonic() - self.failed_at > SECONDS_BETWEEN_TRIES:
-                start = time.monotonic()
                 self.attempt()
-                pause = max(1.0, PAUSE * (time.monotonic() - start))
 
     def attempt(self) -> None:
         """Deliver what is pending; a failure is reported once."""
