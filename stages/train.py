@@ -24,6 +24,11 @@ def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's 
     recipe, hyperparameters = params.recipe(architecture)
 
     import torch
+    import torch._dynamo  # optimizers do; the courier is a copy of this process and has it, too
+
+    from stages.lib import tracking
+
+    courier = tracking.Courier() if tracking.enabled() else None
 
     from stages.lib import architectures, datasets, training
     from stages.lib.batches import Batches
@@ -61,7 +66,7 @@ def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's 
         saved = checkpoint.load()
         if saved:
             loop.restore(*saved)
-        report = Report(architecture, params, facts, dataset, checkpoint)
+        report = Report(architecture, params, facts, dataset, checkpoint, courier)
         with report.open(loop, resumed=saved is not None):
             loop.run(report.reporter(), save=report.save, due=checkpoint.due)
             folder = Path("models") / architecture

@@ -375,6 +375,7 @@ import os, signal, sys
 from importlib import import_module
 module, _, name = sys.argv[1].rpartition(".")
 times = int(sys.argv[2])
+victim = {"training": os.getpid(), "courier": 0}[sys.argv[3]]
 owner = import_module(module) if not module.endswith(("Report", "Courier")) else None
 if owner is None:
     parent, _, kind = module.rpartition(".")
@@ -384,7 +385,7 @@ calls = []
 def deadly(*args, **options):
     calls.append(1)
     if len(calls) == times:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(victim or os.getpid(), signal.SIGKILL)
     return honest(*args, **options)
 setattr(owner, name, deadly)
 from stages.train import main
@@ -403,18 +404,33 @@ main("mlp")
         ("stages.lib.files.write_json", 1),
         ("stages.lib.files.write_json", 2),
         ("stages.lib.reporting.Report.finish", 1),  # after the outputs
-        ("stages.lib.tracking.registry.log_model", 1),  # while MLflow gets the model
         ("stages.lib.tracking.Courier.finish", 1),
+        ("stages.lib.tracking.registry.log_model", 1),  # while the courier brings MLflow the model
         ("stages.lib.tracking.store.create_store", 1),
         ("stages.lib.tracking.runs.dataset_entity", 1),
     ],
 )
 def test_killed_at_an_exact_place_a_training_ends_as_if_nothing_had_happened(place, times, tmp_path, undisturbed):
     project = make_project(tmp_path)
-    died = project.run("python", "-c", KILLED_AT, place, str(times), check=False)
+    died = project.run("python", "-c", KILLED_AT, place, str(times), "training", check=False)
     assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
     train(project, tracking="on")
     assert outputs(project) == outputs(undisturbed)
+    assert_recorded_once(project)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["registry.log_model", "store.create_store", "runs.dataset_entity"])
+def test_a_courier_killed_at_an_exact_place_costs_neither_the_training_nor_a_point(place, tmp_path, undisturbed):
+    project = make_project(tmp_path)
+    trained = project.run("python", "-c", KILLED_AT, f"stages.lib.tracking.{place}", "1", "courier")
+    assert "not in MLflow yet; later: make sync" in trained.stdout
+    assert outputs(project) == outputs(undisturbed)
+    project.run("python", "-m", "stages.sync")
+    assert_recorded_once(project)
+
+
+def assert_recorded_once(project):
     found, status, versions = points(project)
     assert Counter(name for name, _, _ in found)["val_loss"] == 12
     assert Counter(name for name, _, _ in found)["step_loss"] == 12 * 3

@@ -630,7 +630,7 @@ def test_a_killed_training_continues_in_its_run(untrained):
     lengthen(4000)
     training = start_training()
     client = wait_for(lambda: Path("mlflow.db").exists() and tracking.connect())
-    wait_for(lambda: list(Path(".lineup/checkpoints").glob("*/state-*")))
+    wait_for(lambda: list(Path(".lineup/checkpoints").glob("*/state-*")) and the_run(client))
     training.kill()
     training.wait()
     assert the_run(client).info.status == "RUNNING"

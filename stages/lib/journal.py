@@ -2,7 +2,7 @@
 
 .lineup/journal/<training>/ holds events.jsonl (append-only), files/ (copies of what is to be logged) and the number of
 events already delivered. An event has a key; appending a key again changes nothing: a resumed training may repeat
-itself. One process at a time has a training's journal open; others wait, so that none overlooks another's events.
+itself. One process at a time has a training's journal open to append, and one at a time delivers from it; others wait.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -23,61 +22,33 @@ from stages.lib.files import write_text
 Event = dict[str, Any]
 
 
-class Journal:
-    """The journal of one training, locked until `close`; filelock's Timeout if another process keeps it for longer."""
+class Records:
+    """What the journal of one training holds, as one who delivers it sees it."""
 
-    def __init__(self, training: str, timeout: float = -1) -> None:
+    def __init__(self, training: str) -> None:
         from filelock import FileLock
 
         self.training = training
         self.folder = private_folder() / "journal" / training
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(self.folder.with_suffix(".lock"), thread_local=False)
-        self.lock.acquire(timeout)
         self.path = self.folder / "events.jsonl"
         self.files = self.folder / "files"
         self.files.mkdir(parents=True, exist_ok=True)
-        self.mutex = threading.Lock()
+        self.delivery = FileLock(self.folder.with_suffix(".delivery.lock"))
         self.decision = ""  # of the gate, in words
-        self.events = self.read()
-        self.keys = {event["key"] for event in self.events}
-        self.file = self.path.open("ab")
+        self.events: list[Event] = []
+        self.read()
 
-    def read(self) -> list[Event]:
-        """Return the events on disk; a torn last line, left by a kill, is cut off."""
-        if not self.path.exists():
-            return []
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(self.path, len(whole))
-        return [json.loads(line) for line in whole.splitlines()]
-
-    def append(self, key: str, do: str, **arguments: Any) -> None:  # noqa: ANN401
-        """Add the event `do` unless its key is known; it carries the time in milliseconds."""
-        with self.mutex:
-            if key in self.keys:
-                return
-            event = {"key": key, "do": do, "time": time.time_ns() // 1_000_000, **arguments}
-            self.file.write(json.dumps(event, ensure_ascii=False).encode() + b"\n")
-            self.file.flush()
-            self.events.append(event)
-            self.keys.add(key)
-
-    def copy(self, source: Path, name: str) -> str:
-        """Copy a file or folder into the journal and return its name there."""
-        target = self.files / name
-        if not target.exists():
-            temporary = self.folder / f".{name}.tmp"
-            shutil.rmtree(temporary, ignore_errors=True)
-            (shutil.copytree if source.is_dir() else shutil.copy2)(source, temporary)
-            temporary.rename(target)
-        return name
+    def read(self) -> int:
+        """Read the events on disk, without a torn last line; return the number of their bytes."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        end = content.rfind(b"\n") + 1
+        self.events = [json.loads(line) for line in content[:end].splitlines()]
+        return end
 
     def flush(self) -> None:
         """Bring what was appended safely to disk."""
-        with self.mutex:
-            os.fsync(self.file.fileno())
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
 
     @property
     def delivered(self) -> int:
@@ -95,6 +66,42 @@ class Journal:
         """Return how many events the tracking store lacks."""
         return len(self.events) - self.delivered
 
+
+class Journal(Records):
+    """A journal to append to, locked until `close`; filelock's Timeout if another process keeps it for longer."""
+
+    def __init__(self, training: str, timeout: float = -1) -> None:
+        from filelock import FileLock
+
+        folder = private_folder() / "journal"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(folder / f"{training}.lock", thread_local=False)
+        self.lock.acquire(timeout)
+        super().__init__(training)
+        self.file = self.path.open("ab")
+        self.file.truncate(self.read())  # a last line torn by a kill
+        self.keys = {event["key"] for event in self.events}
+
+    def append(self, key: str, do: str, **arguments: Any) -> None:  # noqa: ANN401
+        """Add the event `do` unless its key is known; it carries the time in milliseconds."""
+        if key in self.keys:
+            return
+        event = {"key": key, "do": do, "time": time.time_ns() // 1_000_000, **arguments}
+        self.file.write(json.dumps(event, ensure_ascii=False).encode() + b"\n")
+        self.file.flush()
+        self.events.append(event)
+        self.keys.add(key)
+
+    def copy(self, source: Path, name: str) -> str:
+        """Copy a file or folder into the journal and return its name there."""
+        target = self.files / name
+        if not target.exists():
+            temporary = self.folder / f".{name}.tmp"
+            shutil.rmtree(temporary, ignore_errors=True)
+            (shutil.copytree if source.is_dir() else shutil.copy2)(source, temporary)
+            temporary.rename(target)
+        return name
+
     def __enter__(self) -> Journal:
         return self
 
@@ -109,7 +116,8 @@ class Journal:
     def remove(self) -> None:
         """Remove the journal and its lock, and close it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.with_suffix(".lock").unlink(missing_ok=True)
+        for suffix in (".lock", ".delivery.lock"):
+            self.folder.with_suffix(suffix).unlink(missing_ok=True)
         self.close()
 
 

@@ -30,15 +30,21 @@ class Report:
     """Follows a training from its first step to its end: a context around the loop, then `finish`."""
 
     def __init__(
-        self, architecture: str, params: Params, facts: dict[str, Any], dataset: Dataset, checkpoint: Checkpoint
+        self,
+        architecture: str,
+        params: Params,
+        facts: dict[str, Any],
+        dataset: Dataset,
+        checkpoint: Checkpoint,
+        courier: tracking.Courier | None,
     ) -> None:
         self.architecture, self.params, self.facts = architecture, params, facts
         self.dataset, self.checkpoint = dataset, checkpoint
         self.log_file = checkpoint.folder / "train.log"
         self.kept = checkpoint.folder / "epochs"
         self.stopped = False
-        self.journal = Journal(checkpoint.training) if tracking.enabled() else None
-        self.courier = tracking.Courier(self.journal, self.say) if self.journal else None
+        self.courier = courier
+        self.journal = Journal(checkpoint.training) if courier else None
         self.writer = open_tensorboard(architecture, checkpoint) if facts["recipe"]["tensorboard"] else None
 
     def reporter(self) -> Reporter:
@@ -56,7 +62,7 @@ class Report:
     def open(self, loop: Training, resumed: bool) -> Report:
         """Announce `loop`: what is trained, on what, with how many parameters; return self, a context."""
         recipe = self.facts["recipe"]
-        self.loop, self.resumed, self.started_at = loop, resumed, time.monotonic()
+        self.loop, self.resumed = loop, resumed
         self.per_epoch = len(loop.train)
         self.done = loop.progress.epoch * self.per_epoch + loop.progress.step * recipe["batch_size"]
         place = f"{recipe['device']}, {recipe['precision']}, {self.facts['threads']} threads"
@@ -75,7 +81,7 @@ class Report:
                 self.journal.append("start", "start", **self.start_event())
                 if (self.checkpoint.folder / "changes.patch").exists():
                     self.attach(self.checkpoint.folder / "changes.patch", "lineage")
-            self.courier.start()
+            self.courier.follow(self.journal, self.say)
         self.bar = progress("loss {task.fields[loss]}", "{task.fields[accuracy]}", "{task.fields[speed]} images/s")
         return self
 
@@ -86,9 +92,11 @@ class Report:
             self.architecture, total=total, completed=self.done, loss="–", accuracy="", speed="–"
         )
         self.signals = {s: signal.signal(s, self.stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.started_at = time.monotonic()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.seconds = time.monotonic() - self.started_at
         self.bar.stop()
         for number, handler in self.signals.items():
             signal.signal(number, handler)
@@ -157,13 +165,14 @@ class Report:
 
         best = self.loop.progress.history[self.loop.progress.best_epoch - 1]
         scores = ", ".join(f"{name} {value:.4f}" for name, value in best.items() if name.startswith("val_"))
-        seconds = time.monotonic() - self.started_at
         since = " since it resumed" if self.resumed else ""
-        self.say(f"{self.architecture}: best epoch {best['epoch']}, {scores}, in {seconds:.0f} s{since}")
+        self.say(f"{self.architecture}: best epoch {best['epoch']}, {scores}, in {self.seconds:.1f} s{since}")
         if self.writer:
             self.writer.close()
         if not (self.journal and self.courier):
             return
+        self.journal.append("model", "model", file=self.journal.copy(folder, "model"))
+        self.courier.hurry()  # the rest of this costs no time then
         curves = self.checkpoint.folder / "learning_curves.png"
         draw_learning_curves({self.architecture: self.loop.progress.history}, curves)
         for path, place in ((curves, "pictures"), (self.log_file, "log"), (folder / "history.csv", None)):
@@ -171,8 +180,7 @@ class Report:
         if self.kept.exists():
             self.attach(self.kept, "epochs")
         if not self.resumed:  # else the time is that of the last part alone
-            self.journal.append("seconds", "metrics", values={"training_seconds": seconds}, step=0)
-        self.journal.append("model", "model", file=self.journal.copy(folder, "model"))
+            self.journal.append("seconds", "metrics", values={"training_seconds": self.seconds}, step=0)
         self.journal.append(f"end:{time.time_ns()}", "end", status="FINISHED", error="")  # closes it after a resume too
         self.journal.flush()
         self.courier.finish()

@@ -1,10 +1,10 @@
 """What tracking costs: in the training loop (in turn with and without), around it, and with 10,000 points.
 
-Prints ratios and seconds: python tests/benchmarks/tracking.py [pairs]
+Prints ratios and seconds: python tests/benchmarks/tracking.py [pairs]. One thread trains unless OMP_NUM_THREADS says so.
 """
 
-import json
 import os
+import re
 import sqlite3
 import statistics
 import sys
@@ -21,34 +21,15 @@ USUAL = {"train__epochs": 60, "train__log_every": 100, "models__mlp": {"hidden":
 EXTREME = {"train__epochs": 10_000 // (2 * STEPS + 7), "train__log_every": 1, "models__mlp": {"hidden": [256]}}
 
 
-def measure() -> dict[str, float]:
-    """Train in this process as `python -m stages.train mlp` does; return seconds of its loop and around it."""
-    import torch  # noqa: F401 -- counted by neither side
-
-    from stages import train
-    from stages.lib import training
-
-    seconds = {}
-    run = training.Training.run
-
-    def timed(self: training.Training, *arguments: object, **options: object) -> None:
-        start = time.perf_counter()
-        run(self, *arguments, **options)
-        seconds["loop"] = time.perf_counter() - start
-
-    training.Training.run = timed
-    start = time.perf_counter()
-    train.main("mlp")
-    seconds["around"] = time.perf_counter() - start - seconds["loop"]
-    return seconds
-
-
 def trained(project: object, tracking: str) -> dict[str, float]:
-    """Measure in a fresh process, on a fresh store."""
-    project.run("rm", "-rf", "models", ".lineup", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlartifacts")
-    result = project.run("python", str(Path(__file__)), "--measure", LINEUP_TRACKING=tracking)
+    """Train as a person does, from nothing but a store; return the seconds of the loop, and all others."""
+    project.run("rm", "-rf", "models", ".lineup")
+    start = time.perf_counter()
+    result = project.run("python", "-m", "stages.train", "mlp", LINEUP_TRACKING=tracking)
+    seconds = time.perf_counter() - start
     assert "make sync" not in result.stdout, result.stdout
-    return json.loads(result.stdout.splitlines()[-1])
+    loop = float(re.search(r"in ([\d.]+) s$", result.stdout, re.MULTILINE)[1])
+    return {"loop": loop, "around": seconds - loop}
 
 
 def compare(title: str, project: object, pairs: int, settings: dict[str, object]) -> None:
@@ -70,6 +51,7 @@ def compare(title: str, project: object, pairs: int, settings: dict[str, object]
 
 def count_points(project: object) -> int:
     """Return the number of points that one training leaves in the store."""
+    project.run("rm", "-f", *(f"mlflow.db{suffix}" for suffix in ("", "-wal", "-shm")))
     trained(project, "on")
     with closing(sqlite3.connect(project.folder / "mlflow.db")) as database:
         ((count,),) = database.execute("SELECT count(*) FROM metrics").fetchall()
@@ -87,12 +69,10 @@ def main() -> None:
         project.set(architectures=["mlp"], model="mlp", train__batch_size=100)
         for stage in ("fetch", "split"):
             project.run("python", "-m", f"stages.{stage}")
+        trained(project, "on")  # makes the store
         compare("usual", project, pairs, USUAL)
         compare("extreme", project, max(1, pairs // 2), EXTREME)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--measure"]:
-        print(json.dumps(measure()))
-    else:
-        main()
+    main()

@@ -4,7 +4,8 @@ Every handler in it may be called again after a crash: runs, models and versions
 before they are made, and points keep the time at which they were measured.
 """
 
-from stages.lib.tracking.delivery import Courier, sync
+from stages.lib.tracking.courier import Courier
+from stages.lib.tracking.delivery import sync
 from stages.lib.tracking.recording import record_evaluations, record_export
 from stages.lib.tracking.runs import registered_name
 from stages.lib.tracking.store import connect, download, enabled, reach, store_uri

@@ -1,24 +1,22 @@
-"""Brings journals to the store: while a training goes on, after it, and later whatever is left."""
+"""Brings journals to the store: each event in order, each exactly once, whatever is left over at the next occasion."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import threading
 import time
 from collections.abc import Callable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from stages.lib.checkpoints import checkpoint_of
-from stages.lib.journal import Event, Journal, trainings
+from stages.lib.journal import Event, Journal, Records, trainings
 from stages.lib.terminal import UserError
 from stages.lib.tracking.gate import handle_promote
 from stages.lib.tracking.registry import handle_evaluation, handle_model
 from stages.lib.tracking.runs import (
     BATCH,
     Context,
-    end_abandoned_runs,
     find_run,
     handle_artifact,
     handle_end,
@@ -31,7 +29,6 @@ from stages.lib.tracking.store import connect, store_uri, summary
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SECONDS_BETWEEN_TRIES = 15.0
 SECONDS_FOR_FAILURES = 10.0  # of one evaluate, export or sync; the rest waits for make sync
 
 
@@ -64,68 +61,20 @@ HANDLERS: dict[str, Callable[[Context, list[Event]], None]] = {
 }
 
 
-def deliver(journal: Journal, client: MlflowClient) -> None:
-    """Bring the journal's pending events to the store, in order; raises where the store fails, to be called again."""
-    context = Context(client, journal)
-    while journal.pending:
-        events = journal.events[journal.delivered :]
-        first = events[0]["do"]
-        same = next(list(group) for do, group in groupby(events, key=lambda event: event["do"]))
-        same = same[: BATCH // 10] if first == "metrics" else same[:1]
-        HANDLERS[first](context, same)
-        journal.delivered += len(same)
-
-
-class Courier:
-    """Delivers a journal while the training goes on, in a thread of its own; what fails waits for a later try."""
-
-    def __init__(self, journal: Journal, warn: Callable[[str], None]) -> None:
-        self.journal, self.warn = journal, warn
-        self.client: MlflowClient | None = None
-        self.failed_at: float | None = None
-        self.warned = False
-        self.closing = threading.Event()
-        self.thread = threading.Thread(target=self.work, daemon=True)
-
-    def start(self) -> None:
-        """Import MLflow here, before the training's first step, and deliver from now on."""
-        import mlflow  # noqa: F401
-
-        self.thread.start()
-
-    def work(self) -> None:
-        """Deliver every second; after a failure only now and then."""
-        while not self.closing.wait(1.0):
-            if self.failed_at is None or time.monotonic() - self.failed_at > SECONDS_BETWEEN_TRIES:
-                self.attempt()
-
-    def attempt(self) -> None:
-        """Deliver what is pending; a failure is reported once."""
-        try:
-            if self.client is None:
-                client = connect()
-                end_abandoned_runs(client)
-                self.client = client
-            deliver(self.journal, self.client)
-            self.failed_at = None
-        except Exception as error:
-            self.failed_at = time.monotonic()
-            if not self.warned:
-                self.warned = True
-                self.warn(f"MLflow at {store_uri()} fails ({summary(error)}); nothing is lost, training goes on")
-
-    def finish(self) -> None:
-        """Deliver the rest, as long as the store answers: every request to it has a time limit.
-
-        The thread must have ended before the interpreter does: torch's C++ threads abort the process otherwise.
-        """
-        self.closing.set()
-        self.thread.join()
-        if self.failed_at is None:
-            self.attempt()
-        if self.journal.pending:
-            self.warn(f"{self.journal.pending} events of this training are not in MLflow yet; later: make sync")
-        self.journal.close()
+def deliver(records: Records, client: MlflowClient) -> None:
+    """Bring a journal's pending events to the store, in order; raises where the store fails, to be called again."""
+    with records.delivery:
+        records.read()
+        if not records.pending:
+            return
+        context = Context(client, records)
+        while records.pending:
+            events = records.events[records.delivered :]
+            first = events[0]["do"]
+            same = next(list(group) for do, group in groupby(events, key=lambda event: event["do"]))
+            same = same[: BATCH // 10] if first == "metrics" else same[:1]
+            HANDLERS[first](context, same)
+            records.delivered += len(same)
 
 
 class Outage:

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.lib.journal import Event, Journal
+from stages.lib.journal import Event, Records
 from stages.lib.tracking.store import experiment_id
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ BATCH = 1000  # MLflow's limit of metrics per request
 class Context:
     """What the handlers of one journal share."""
 
-    def __init__(self, client: MlflowClient, journal: Journal) -> None:
+    def __init__(self, client: MlflowClient, journal: Records) -> None:
         self.client, self.journal = client, journal
         self.start = next(event for event in journal.events if event["do"] in ("start", "restore"))
         self.experiment = experiment_id(client, self.start["experiment"])

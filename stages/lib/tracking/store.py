@@ -42,16 +42,25 @@ def store_uri() -> str:
     return f"sqlite:///{database()}" if database() else SERVER
 
 
-def connect() -> MlflowClient:
-    """Return a client of the store that fails fast; creates the SQLite store under a lock, in write-ahead mode."""
+def import_mlflow() -> None:
+    """Import what `connect` needs, set to fail fast and to unpickle nothing: a second or two of work."""
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow
+    import mlflow  # noqa: F401
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, and reported by us
+    if database():
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+def connect() -> MlflowClient:
+    """Return a client of the store that fails fast; creates the SQLite store under a lock, in write-ahead mode."""
+    import_mlflow()
+    import mlflow
+
     uri = store_uri()
     check_reachable(uri)
     mlflow.set_tracking_uri(uri)
