@@ -67,13 +67,6 @@ def test_images_too_small_to_be_pooled_are_refused_in_one_line(name, size):
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_hyperparameter_is_named_with_the_nearest_valid_one():
-    with pytest.raises(UserError, match=r"models\.mlp\.hiden.*did you mean 'hidden'"):
-        architectures.build("mlp", (4,), 2, {"hiden": [3]})
-    with pytest.raises(UserError, match=r"models\.linear\.bias"):
-        build("linear", (4,), 2, bias=False)
-
-
 def test_a_missing_hyperparameter_is_named():
     with pytest.raises(UserError, match=r"key 'models\.rnn\.layers' is missing"):
         architectures.build("rnn", (1, 28, 28), 10, {"hidden": 5})

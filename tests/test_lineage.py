@@ -77,6 +77,14 @@ def test_what_repro_writes_makes_no_tree_dirty(repository):
     assert lineage.changes() == b""
 
 
+def test_a_patch_too_large_to_be_kept_with_every_run_is_told_apart(repository, monkeypatch):
+    monkeypatch.setattr(lineage, "LARGEST_PATCH", 1000)
+    Path("notes").write_text("x\n" * 100)
+    assert b"+x" in lineage.changes()
+    Path("notes").write_text("x\n" * 400_000)  # more than a pipe holds
+    assert lineage.changes() is None
+
+
 def test_without_git_nothing_is_known_and_nothing_fails(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))

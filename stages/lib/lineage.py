@@ -14,16 +14,22 @@ from typing import Any
 import yaml
 
 CHANGED_BY_REPRO = [":(exclude)dvc.lock", ":(exclude)metrics.json"]
+LARGEST_PATCH = 20_000_000  # bytes
+TOO_LARGE = "too large to be recorded"
 PLAIN = ["--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/"]
 
 
-def git(*arguments: str, environment: dict[str, str] | None = None) -> bytes:
-    """Return the output of a Git command, or nothing where there is no Git or no commit."""
+def git(*arguments: str, environment: dict[str, str] | None = None, limit: int = 1_000_000) -> bytes:
+    """Return the output of a Git command, cut off behind `limit`, or nothing where there is no Git or no commit."""
+    environment = os.environ | (environment or {})
     try:
-        result = subprocess.run(["git", *arguments], capture_output=True, env=os.environ | (environment or {}))
+        with subprocess.Popen(
+            ["git", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        ) as process:
+            output = process.stdout.read(limit + 1)
     except FileNotFoundError:
         return b""
-    return result.stdout if result.returncode == 0 else b""
+    return output if process.returncode == 0 or len(output) > limit else b""
 
 
 def git_word(*arguments: str) -> str:
@@ -31,8 +37,11 @@ def git_word(*arguments: str) -> str:
     return git(*arguments).decode(errors="replace").strip()
 
 
-def changes() -> bytes:
-    """Return the patch from HEAD to the working tree, new files included, without what `dvc repro` writes."""
+def changes() -> bytes | None:
+    """Return the patch from HEAD to the working tree, new files included, without what `dvc repro` writes.
+
+    None stands for a patch too large to be kept with every run.
+    """
     index = git_word("rev-parse", "--git-path", "index")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "index"
@@ -40,7 +49,8 @@ def changes() -> bytes:
             shutil.copy(index, copy)
         environment = {"GIT_INDEX_FILE": str(copy)}
         git("add", "--intent-to-add", "--all", environment=environment)
-        return git("diff", *PLAIN, "HEAD", "--", ".", *CHANGED_BY_REPRO, environment=environment)
+        patch = git("diff", *PLAIN, "HEAD", "--", ".", *CHANGED_BY_REPRO, environment=environment, limit=LARGEST_PATCH)
+    return patch if len(patch) <= LARGEST_PATCH else None
 
 
 def tags() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from stages.lib.terminal import UserError, nearest
 
 PARAMS = Path("params.yaml")
+ARCHITECTURES = Path(__file__).parent / "architectures"
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -125,6 +127,11 @@ class Params(Section):
             )
         overrides = {key: value for key, value in section.items() if key in Train.model_fields}
         hyperparameters = {key: value for key, value in section.items() if key not in Train.model_fields}
+        known = known_hyperparameters(architecture)
+        for key in hyperparameters:
+            if key not in known:
+                hint = nearest(key, [*known, *Train.model_fields])
+                raise UserError(f"params.yaml: unknown key 'models.{architecture}.{key}'; {hint}")
         defaults = self.train.model_dump()
         if isinstance(overrides.get("augment"), dict):
             overrides["augment"] = defaults["augment"] | overrides["augment"]
@@ -153,14 +160,24 @@ def load_params(path: Path = PARAMS) -> Params:
         )
     if len(set(params.architectures)) < len(params.architectures):
         raise UserError("params.yaml: architectures names one architecture twice")
-    for architecture in params.architectures:
+    for architecture in dict.fromkeys([*params.architectures, *params.models]):
         params.recipe(architecture)
     return params
 
 
 def available_architectures() -> list[str]:
     """Return the names of the files in stages/lib/architectures/, which are the names of the architectures."""
-    return sorted(path.stem for path in (Path(__file__).parent / "architectures").glob("[!_]*.py"))
+    return sorted(path.stem for path in ARCHITECTURES.glob("[!_]*.py"))
+
+
+def known_hyperparameters(architecture: str) -> list[str]:
+    """Return the keyword-only arguments of an architecture's `build`, as its file reads: importing it takes seconds."""
+    file = ARCHITECTURES / f"{architecture}.py"
+    functions = [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
+    for function in functions:
+        if function.name == "build":
+            return [argument.arg for argument in function.args.kwonlyargs]
+    raise UserError(f"{file} has no function named build; see stages/lib/architectures/mlp.py for an example")
 
 
 def validated(section: type[SectionType], content: dict[str, Any], prefix: str = "") -> SectionType:

@@ -196,7 +196,9 @@ class Report:
         tags |= {f"sha256.{part}": digest for part, digest in self.dataset.digests.items()}
         tags["sha256.split"] = self.facts["split"]
         patch = lineage.changes()
-        tags["git_dirty"] = str(bool(patch)).lower()
+        tags["git_dirty"] = str(bool(patch)).lower() if patch is not None else lineage.TOO_LARGE
+        if patch is None:
+            self.say(f"warning: what changed since the last commit is {lineage.TOO_LARGE}; commit or ignore it")
         patch_file = self.checkpoint.folder / "changes.patch"
         patch_file.unlink(missing_ok=True)  # of a training before
         if patch:

@@ -1,6 +1,6 @@
 """What tracking costs: in the training loop (in turn with and without), around it, and with 10,000 points.
 
-Prints ratios and seconds: python tests/benchmarks/tracking.py [pairs]; one thread trains unless OMP_NUM_THREADS says so.
+Prints ratios and seconds: python tests/benchmarks/tracking.py [pairs]. One thread trains, or OMP_NUM_THREADS.
 """
 
 import os

@@ -13,16 +13,13 @@ from typing import Any
 from pydantic import ValidationError, validate_call
 from torch import nn
 
-from stages.lib.terminal import UserError, nearest
+from stages.lib.terminal import UserError
 
 
 def complete(name: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """Return `hyperparameters` with the defaults of the others; UserError names an unknown one."""
+    """Return `hyperparameters` with the defaults of the others."""
     parameters = inspect.signature(builder(name)).parameters
     defaults = {key: value.default for key, value in parameters.items() if value.kind == value.KEYWORD_ONLY}
-    for key in hyperparameters:
-        if key not in defaults:
-            raise UserError(f"params.yaml: unknown key 'models.{name}.{key}'; {nearest(key, defaults)}")
     given = defaults | hyperparameters
     return {key: value for key, value in given.items() if value is not inspect.Parameter.empty}
 

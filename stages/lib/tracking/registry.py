@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stages.lib.checkpoints import private_folder
 from stages.lib.files import read_json, read_tensors
 from stages.lib.journal import Event
+from stages.lib.lineage import TOO_LARGE
 from stages.lib.terminal import UserError
 from stages.lib.tracking.runs import TRAINING, Context
 
@@ -170,8 +171,10 @@ def describe_version(context: Context) -> None:
     tags, lineage = version.tags, run.data.tags
     scores = {name: float(value) for name, value in tags.items() if name.startswith(("val_", "test_"))}
     table = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(scores.items()))
-    dirty = lineage.get("git_dirty") == "true"
-    patch = "git apply changes.patch  # lineage/changes.patch of the run\n    " if dirty else ""
+    patch = {
+        "true": "git apply changes.patch  # lineage/changes.patch of the run\n    ",
+        TOO_LARGE: "# uncommitted changes were too large to be kept: this gives other results than they did\n    ",
+    }.get(lineage.get("git_dirty"), "")
     number = version.version
     text = f"""**{tags["architecture"]}** trained on **{version.name}**, {int(tags["parameters"]):,} parameters.
 
