@@ -6,6 +6,7 @@ import pytest
 import yaml
 from conftest import ROOT, Project, copy_sources
 
+from stages.lib import params as params_module
 from stages.lib.params import load_params
 from stages.lib.terminal import UserError
 
@@ -64,6 +65,16 @@ def test_a_mistake_is_named_with_what_would_be_right(tmp_path, change, words):
         load_params(changed(tmp_path, *change))
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(("code", "words"), [("def build(", "cnn.py, line 1"), ("x = 1", "defines no function build")])
+def test_an_architecture_that_cannot_be_read_is_named(code, words, tmp_path, monkeypatch):
+    for file in params_module.ARCHITECTURES.glob("*.py"):
+        (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "cnn.py").write_text(code)
+    monkeypatch.setattr(params_module, "ARCHITECTURES", tmp_path)
+    with pytest.raises(UserError, match=words):
+        load_params(ROOT / "params.yaml")
 
 
 def test_all_mistakes_are_reported_together(tmp_path):

@@ -447,9 +447,11 @@ def test_killing_dvc_alone_ends_its_training_and_the_next_repro_resumes_it(proje
     with (project.folder / "dvc.log").open("w") as log:
         dvc = subprocess.Popen(command, cwd=project.folder, env=project.environment, stdout=log, stderr=log)
     wait_for(lambda: saved_epoch(project) >= 20, dvc)
-    (training,) = [p for p in psutil.Process(dvc.pid).children(recursive=True) if "stages.train" in p.cmdline()]
+    started = [p for p in psutil.Process(dvc.pid).children(recursive=True) if "stages.train" in p.cmdline()]
+    assert len(started) == 2  # the training and its courier
     dvc.kill()
-    wait_for(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE)
+    for process in started:
+        wait_for(lambda process=process: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
     dvc.wait()
     assert saved_epoch(project) < 400 and not (project.folder / "models/mlp/model.safetensors").exists()
     assert "mlp: resumes at epoch" in project.run(*command).stdout

@@ -33,17 +33,21 @@ class Records:
         self.path = self.folder / "events.jsonl"
         self.files = self.folder / "files"
         self.files.mkdir(parents=True, exist_ok=True)
-        self.delivery = FileLock(self.folder.with_suffix(".delivery.lock"))
+        self.delivery_lock = FileLock(self.folder.with_suffix(".delivery.lock"))
         self.decision = ""  # of the gate, in words
         self.events: list[Event] = []
-        self.read()
+        self.bytes = 0  # of the events, on disk
 
-    def read(self) -> int:
-        """Read the events on disk, without a torn last line; return the number of their bytes."""
-        content = self.path.read_bytes() if self.path.exists() else b""
-        end = content.rfind(b"\n") + 1
-        self.events = [json.loads(line) for line in content[:end].splitlines()]
-        return end
+    def read(self) -> None:
+        """Read the events that others added meanwhile; a torn last line, left by a kill, is none."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.bytes)
+            added = file.read()
+        added = added[: added.rfind(b"\n") + 1]
+        self.events += [json.loads(line) for line in added.splitlines()]
+        self.bytes += len(added)
 
     def flush(self) -> None:
         """Bring what was appended safely to disk."""
@@ -78,8 +82,9 @@ class Journal(Records):
         self.lock = FileLock(folder / f"{training}.lock", thread_local=False)
         self.lock.acquire(timeout)
         super().__init__(training)
+        self.read()
         self.file = self.path.open("ab")
-        self.file.truncate(self.read())  # a last line torn by a kill
+        self.file.truncate(self.bytes)
         self.keys = {event["key"] for event in self.events}
 
     def append(self, key: str, do: str, **arguments: Any) -> None:  # noqa: ANN401
@@ -87,7 +92,7 @@ class Journal(Records):
         if key in self.keys:
             return
         event = {"key": key, "do": do, "time": time.time_ns() // 1_000_000, **arguments}
-        self.file.write(json.dumps(event, ensure_ascii=False).encode() + b"\n")
+        self.bytes += self.file.write(json.dumps(event, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
         self.events.append(event)
         self.keys.add(key)

@@ -173,11 +173,14 @@ def available_architectures() -> list[str]:
 def known_hyperparameters(architecture: str) -> list[str]:
     """Return the keyword-only arguments of an architecture's `build`, as its file reads: importing it takes seconds."""
     file = ARCHITECTURES / f"{architecture}.py"
-    functions = [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
-    for function in functions:
-        if function.name == "build":
-            return [argument.arg for argument in function.args.kwonlyargs]
-    raise UserError(f"{file} has no function named build; see stages/lib/architectures/mlp.py for an example")
+    try:
+        statements = ast.parse(file.read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise UserError(f"{file}, line {error.lineno}: {error.msg}") from None
+    for statement in statements:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "build":
+            return [argument.arg for argument in statement.args.kwonlyargs]
+    raise UserError(f"{file} defines no function build; {ARCHITECTURES / 'mlp.py'} is an example")
 
 
 def validated(section: type[SectionType], content: dict[str, Any], prefix: str = "") -> SectionType:

@@ -37,10 +37,10 @@ class Courier:
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        self.line, other_end = context.Pipe()
-        self.process = context.Process(target=work, args=(other_end, self.line), daemon=True)
+        self.line, far_end = context.Pipe()
+        self.process = context.Process(target=work, args=(far_end, self.line), daemon=True)
         self.process.start()
-        other_end.close()
+        far_end.close()
 
     def follow(self, journal: Journal, warn: Callable[[str], None]) -> None:
         """Have the journal delivered from now on; `warn` gets what the process has to say."""
@@ -65,12 +65,13 @@ class Courier:
         self.say("deliver")
 
     def finish(self) -> None:
-        """Wait until the rest is delivered or the store fails: every request to it has a time limit."""
+        """Wait until the rest is delivered, the store fails, nothing moves for minutes, or the user presses Ctrl-C."""
         self.say("end")
-        left = -1
-        while self.process.is_alive() and left != self.journal.pending:
-            left = self.journal.pending
-            self.process.join(SECONDS_FOR_ONE_EVENT)
+        before = -1
+        with contextlib.suppress(KeyboardInterrupt):
+            while self.process.is_alive() and self.journal.pending != before:
+                before = self.journal.pending
+                self.process.join(SECONDS_FOR_ONE_EVENT)
         self.process.kill()
         self.listener.join()
         if self.journal.pending:
@@ -78,20 +79,28 @@ class Courier:
         self.journal.close()
 
 
-def work(line: Connection, other_end: Connection) -> None:
+def work(line: Connection, trainings_end: Connection) -> None:
     """Do the process's work: deliver the journal that the training names, until it says the end or is no more."""
+    trainings_end.close()
+    os.setsid()  # Ctrl-C is the training's to answer
+    threading.Thread(target=end_with_training, daemon=True).start()
     import torch
 
-    other_end.close()
-    os.setsid()  # Ctrl-C is the training's to answer
     torch.set_num_threads(1)  # OpenMP waits forever for threads that did not come along with the fork
-    import_mlflow()
+    with contextlib.suppress(Exception):  # the first attempt will say what fails
+        import_mlflow()
     with contextlib.suppress(EOFError, ConnectionError):
-        Deliveries(line, Records(line.recv_bytes().decode())).go()
+        Round(line, Records(line.recv_bytes().decode())).go()
 
 
-class Deliveries:
-    """What the process delivers, and whether it could."""
+def end_with_training() -> None:
+    """End this process as soon as the training is dead: who continues it delivers the rest."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+class Round:
+    """The courier's deliveries of one journal, as often as the store and the other work allow."""
 
     def __init__(self, line: Connection, records: Records) -> None:
         self.line, self.records = line, records
@@ -103,7 +112,8 @@ class Deliveries:
         """Deliver now and then while the training goes on, and the rest at its end unless the store just failed."""
         word = b""
         while word != b"end":
-            self.attempt()
+            if not (word and self.failed):
+                self.attempt()
             word = self.line.recv_bytes() if self.line.poll(self.rest) else b""
         if not self.failed:
             self.attempt()

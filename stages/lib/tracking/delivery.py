@@ -63,7 +63,7 @@ HANDLERS: dict[str, Callable[[Context, list[Event]], None]] = {
 
 def deliver(records: Records, client: MlflowClient) -> None:
     """Bring a journal's pending events to the store, in order; raises where the store fails, to be called again."""
-    with records.delivery:
+    with records.delivery_lock:
         records.read()
         if not records.pending:
             return
