@@ -430,6 +430,22 @@ def test_a_courier_killed_at_an_exact_place_costs_neither_the_training_nor_a_poi
     assert_recorded_once(project)
 
 
+SPAWNED = """
+from stages.lib.tracking import courier
+from stages.train import main
+courier.START = "spawn"
+main("mlp")
+"""
+
+
+@pytest.mark.slow
+def test_a_courier_that_is_no_fork_delivers_the_same(tmp_path, undisturbed):
+    project = make_project(tmp_path)
+    project.run("python", "-c", SPAWNED)
+    assert outputs(project) == outputs(undisturbed)
+    assert_recorded_once(project)
+
+
 def assert_recorded_once(project):
     found, status, versions = points(project)
     assert Counter(name for name, _, _ in found)["val_loss"] == 12

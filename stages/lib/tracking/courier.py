@@ -23,6 +23,7 @@ from stages.lib.tracking.store import connect, import_mlflow, store_uri, summary
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+START = "fork" if sys.platform == "linux" else "spawn"  # elsewhere system libraries do not survive a fork
 SECONDS_BETWEEN_TRIES = 15.0
 SECONDS_TO_REST = (1.0, 10.0)  # between deliveries, at least and at most
 REST_PER_WORK = 50.0
@@ -30,13 +31,10 @@ SECONDS_FOR_ONE_EVENT = 300.0  # at the end; it may be a large model on its way 
 
 
 class Courier:
-    """The training's end of the line. To be made after torch was imported, and before it was used.
-
-    A fork has torch without importing it again; only Linux forks safely.
-    """
+    """The training's end of the line. To be made when torch is imported, which a fork has then, and not used yet."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        context = multiprocessing.get_context(START)
         self.line, far_end = context.Pipe()
         self.process = context.Process(target=work, args=(far_end, self.line), daemon=True)
         self.process.start()
