@@ -109,12 +109,12 @@ class Round:
     def go(self) -> None:
         """Deliver now and then while the training goes on, and the rest at its end unless the store just failed."""
         word = b""
-        while word != b"end":
+        while True:
             if not (word and self.failed):
                 self.attempt()
+            if word == b"end":
+                return
             word = self.line.recv_bytes() if self.line.poll(self.rest) else b""
-        if not self.failed:
-            self.attempt()
 
     def attempt(self) -> None:
         """Deliver what is pending; a failure is reported once."""
