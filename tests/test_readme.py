@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -22,6 +23,16 @@ def test_files_and_targets_that_the_readme_names_exist():
         assert (ROOT / path).stat().st_size < 400_000
     for module in re.findall(r"python -m stages\.(\w+)", README):
         assert (ROOT / "stages" / f"{module}.py").exists()
+
+
+def test_parameters_that_the_readme_sets_exist():
+    keys = set(re.findall(r"-S '?([\w.]+)=", README))
+    assert "models.alexnet.channels" in keys
+    for key in keys:
+        section = yaml.safe_load((ROOT / "params.yaml").read_text())
+        for part in key.split("."):
+            assert part in section, key
+            section = section[part]
 
 
 @pytest.mark.slow
