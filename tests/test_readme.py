@@ -26,10 +26,11 @@ def test_files_and_targets_that_the_readme_names_exist():
 
 
 def test_parameters_that_the_readme_sets_exist():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
     keys = set(re.findall(r"-S '?([\w.]+)=", README))
     assert "models.alexnet.channels" in keys
     for key in keys:
-        section = yaml.safe_load((ROOT / "params.yaml").read_text())
+        section = params
         for part in key.split("."):
             assert part in section, key
             section = section[part]
