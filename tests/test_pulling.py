@@ -40,14 +40,17 @@ def expected(project):
     return load_file(project.folder / "evaluation/mlp/predictions.safetensors")["probabilities"]
 
 
-@pytest.mark.parametrize("flavor", ["pyfunc", "pytorch"])
+@pytest.mark.parametrize(
+    ("flavor", "cuda"), [("pyfunc", False), ("pytorch", False), ("pyfunc", True)], ids=["pyfunc", "pytorch", "by a GPU"]
+)
 def test_mlflow_loads_the_champion_in_a_process_without_this_code(
-    project, settings, images, expected, tmp_path, flavor
+    project, settings, images, expected, tmp_path, flavor, cuda
 ):
     np.save(tmp_path / "images.npy", images)
     call = "model.predict(images)" if flavor == "pyfunc" else "model(torch.from_numpy(images)).detach().numpy()"
     code = (
-        f"import mlflow, numpy as np, torch, sys; images = np.load('images.npy');"
+        "import mlflow, numpy as np, torch, sys; images = np.load('images.npy');"
+        f"torch.cuda.is_available = lambda: {cuda};"
         f"model = mlflow.{flavor}.load_model('models:/digits@champion'); np.save('answer.npy', {call});"
         "assert not any(name.startswith('stages') for name in sys.modules)"
     )

@@ -30,6 +30,7 @@ def handle_model(context: Context, events: list[Event]) -> None:
     description = read_json(context.file(events[0]["file"]) / "model.json")
     model_id = context.model_id or log_model(context, context.file(events[0]["file"]), description)
     if context.version is None:
+        bind_to_cpu(context.client, model_id)
         with contextlib.suppress(MlflowException):  # it exists
             context.client.create_registered_model(
                 context.registered, description=f"Models that Lineup trained on {context.registered}."
@@ -93,6 +94,17 @@ def log_model(context: Context, folder: Path, description: dict[str, Any]) -> st
         ).model_id
 
 
+def bind_to_cpu(client: MlflowClient, model_id: str) -> None:
+    """Have MLflow load the model on the CPU, for which it was exported; where there is CUDA it would insist on that."""
+    from mlflow.models import Model
+
+    model = Model.load(f"models:/{model_id}")
+    model.flavors["python_function"]["config"]["device"] = "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/MLmodel")
+        client.log_model_artifact(model_id, f"{folder}/MLmodel")
+
+
 def handle_evaluation(context: Context, events: list[Event]) -> None:
     """Prove the registered version, add metrics and pictures to the run, let @<architecture> point to the newest."""
     from mlflow.entities import Metric
@@ -150,13 +162,13 @@ def prove(context: Context, version: ModelVersion, event: Event) -> None:
     else:
         trained = deployment.load(context.file("model"))
         inputs = trained.example(256)
-        expected = deployment.predict(trained, inputs, 1000)
+        expected = deployment.predict(trained, inputs)
     path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
     reloaded = deployment.read_pt2(Path(path) / "data" / "model.pt2")
     session = deployment.read_onnx(Path(path) / "model.onnx")
     answers = {
-        "model.pt2": deployment.predict(reloaded, inputs, 1000),
-        "model.onnx": deployment.predict_onnx(session, inputs, 1000),
+        "model.pt2": deployment.predict(reloaded, inputs),
+        "model.onnx": deployment.predict_onnx(session, inputs),
     }
     for name, outputs in answers.items():
         if mistake := deployment.difference(outputs, expected):
