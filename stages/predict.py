@@ -141,14 +141,17 @@ def print_csv(answers: list[dict[str, Any]]) -> None:
 def print_table(answers: list[dict[str, Any]]) -> None:
     """Print a row per picture, its classes side by side."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
-    table = Table("picture", "class", "probability", "or", box=None, header_style="bold")
+    picture = Column("picture", overflow="fold")
+    table = Table(picture, "class", "probability", "or", box=None, header_style="bold")
     for found in answers:
         (best, probability), *others = found["probabilities"].items()
+        rest = ", ".join(f"{name} {other:.1%}" for name, other in others)
         table.add_row(
-            found["picture"], best, f"{probability:.1%}", ", ".join(f"{name} {other:.1%}" for name, other in others)
-        )
+            *map(Text, (found["picture"], best, f"{probability:.1%}", rest))
+        )  # not markup: names have brackets
     Console().print(table)
 
 

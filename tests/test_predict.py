@@ -105,6 +105,8 @@ def test_the_framing_of_training_images_is_measured(digits):
     shifted = np.roll(digits[0], 4, axis=3)
     assert framing.measure(shifted) == {"background": "dark", "content": None}
     assert framing.measure(digits[0].repeat(3, axis=1)) == {"background": None, "content": None}
+    mixed = np.concatenate([digits[0][:60], 255 - digits[0][60:100]])  # no habit: a dark one is not to be inverted
+    assert framing.measure(mixed) == {"background": None, "content": None}
     noise = np.random.default_rng(0).integers(0, 256, (50, 1, 28, 28), dtype=np.uint8)
     assert framing.measure(noise) == {"background": None, "content": None}
 
@@ -181,6 +183,14 @@ def test_the_table_shows_every_picture(model, pictures, capsys):
     table = capsys.readouterr().out
     assert all(f"digit {label}" in table for label in range(5))
     assert "%" in table
+
+
+def test_the_table_shows_names_as_they_are(model, pictures, capsys):
+    (pictures / "more/0.png").rename(pictures / "scan [final].png")
+    (pictures / "more/1.png").rename(pictures / f"{'long ' * 30}.png")
+    predict.main([str(pictures)], model=str(model))
+    table = capsys.readouterr().out
+    assert "[final]" in table and "…" not in table
 
 
 def test_more_classes_than_there_are_is_all_of_them(model, pictures, capsys):

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from stages.lib.pictures import border, fit
 
 SAMPLE = 2000  # images that tell a dataset's habit
+COMMON = 0.95  # part of the images that makes a habit
 INK = 0.2  # part of the range from background to brightest pixel that is still background in a photo
 FAINTEST = 32  # what stands out less from the background is nothing
 
@@ -23,13 +24,14 @@ FAINTEST = 32  # what stands out less from the background is nothing
 def measure(images: np.ndarray) -> dict[str, Any]:
     """Return {"background": "dark" | "light" | None, "content": pixels | None} of images uint8 (N, C, H, W).
 
-    Only grey images have such habits. `content` is the longer side of what an image shows, if it is the same in all of
-    them and its centre of mass is at the centre.
+    Only grey images have such habits, and a habit is what 95 % of them share. `content` is the longer side of what an
+    image shows, if its centre of mass is at the centre.
     """
     background, content = None, None
     if images.shape[1] == 1:
         sample = images[:: max(1, len(images) // SAMPLE), 0]
-        background = tone(np.median(np.stack([border(image).mean() for image in sample])))
+        tones = [tone(border(image).mean()) for image in sample]
+        background = next((name for name in ("dark", "light") if tones.count(name) >= COMMON * len(tones)), None)
         if background:
             content = content_side(sample if background == "dark" else 255 - sample)
     return {"background": background, "content": content}
@@ -41,14 +43,14 @@ def tone(level: float) -> str | None:
 
 
 def content_side(images: np.ndarray) -> int | None:
-    """Return the longer side of bright content on black (N, H, W), if 95 % share it and are centred by mass."""
+    """Return the longer side of bright content on black (N, H, W), if most share it and are centred by mass."""
     found = [(bounding_box(image > 0), mass_centre(image)) for image in images if image.any()]
     if not found:
         return None
     sides = np.array([max(bottom - top, right - left) for (left, top, right, bottom), _ in found])
     offsets = np.array([centre for _, centre in found]) - np.array(images.shape[1:]) / 2
     side = int(np.median(sides))
-    regular = np.mean((abs(sides - side) <= 1) & (abs(offsets) <= 1).all(axis=1)) >= 0.95
+    regular = np.mean((abs(sides - side) <= 1) & (abs(offsets) <= 1).all(axis=1)) >= COMMON
     return side if regular and side < min(images.shape[1:]) else None
 
 
