@@ -283,6 +283,16 @@ def test_a_moved_repository_serves_its_models_and_keeps_new_ones_in_its_new_plac
         hidden.rename(finished)
 
 
+def test_a_store_whose_artifacts_are_elsewhere_on_purpose_is_left_as_it_is(project, finished):
+    with sqlite3.connect("mlflow.db") as database:
+        before = database.execute("SELECT artifact_location FROM experiments").fetchall()
+    shutil.rmtree("mlartifacts")
+    tracking.connect()
+    with sqlite3.connect("mlflow.db") as database:
+        assert database.execute("SELECT artifact_location FROM experiments").fetchall() == before
+    assert str(finished) in before[0][0]
+
+
 def test_a_store_of_an_older_mlflow_says_how_to_upgrade_it_and_costs_nothing(project, capsys):
     with sqlite3.connect("mlflow.db") as database:
         (present,) = database.execute("SELECT version_num FROM alembic_version").fetchone()

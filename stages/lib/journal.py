@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from stages.lib.checkpoints import private_folder
-from stages.lib.files import write_text
+from stages.lib.files import flush, write_text
 
 Event = dict[str, Any]
 
@@ -104,6 +104,9 @@ class Journal(Records):
             temporary = self.folder / f".{name}.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
             (shutil.copytree if source.is_dir() else shutil.copy2)(source, temporary)
+            for path in [temporary, *temporary.rglob("*")]:
+                if path.is_file():
+                    flush(path)
             temporary.rename(target)
         return name
 

@@ -127,7 +127,6 @@ class Report:
 
     def on_progress(self, examples: int) -> None:
         """Move the bar."""
-        self.done += examples
         self.bar.advance(self.task, examples)
 
     def on_step(self, step: int, loss: float, accuracy: float | None) -> None:

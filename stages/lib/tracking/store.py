@@ -144,6 +144,8 @@ def relocate(path: Path) -> None:
         before = found[0].removesuffix("/0") if found else here
         if before == here or not before.startswith("/") or not before.endswith("/mlartifacts"):
             return
+        if Path(before).is_dir() and not Path(here).is_dir():  # a store of somebody else, who keeps them elsewhere
+            return
         for table, column in columns.items():
             moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
             connection.execute(moved, (here, len(before) + 1, len(before), before))
