@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from stages.lib.deployment import Deployed
     from stages.lib.params import Export
 
-    Predict = Callable[[Tensor, int], Tensor]  # raw inputs and a batch size → outputs (N, K)
+    Predict = Callable[..., Tensor]  # raw inputs, and a batch size if a special one is wanted → outputs (N, K)
 
 EXPORT = Path("export")
 METRICS = Path("metrics.json")
-BATCH = 1000
 SMALL_BATCHES = {1: 20, 7: 20}  # batch size → how many such batches are tried too
+PATIENCE = 10  # seconds for one measurement of speed
 CALIBRATION = 500  # training images for static quantization
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     evaluated = read_json(scored)
     module = deployment.load(trained)
     inputs, targets = datasets.load("test")
-    reference = deployment.predict(module, inputs, BATCH)
+    reference = deployment.predict(module, inputs)
 
     with tempfile.TemporaryDirectory(prefix=".export-", dir=".", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary) / "export"
@@ -101,13 +101,14 @@ def compare(name: str, predict: "Predict", inputs: "Tensor", reference: "Tensor"
     """Return how a format differs from the trained model, on every input and in small batches too."""
     from stages.lib.deployment import difference
 
-    for batch_size, batches in ({BATCH: -(-len(inputs) // BATCH)} | SMALL_BATCHES).items():
+    outputs = predict(inputs)
+    scores, expected = score(outputs, targets), score(reference, targets)
+    if mistake := difference(outputs, reference) or contradiction(scores, expected, ties(reference)):
+        return f"{name} is not the trained model: {mistake}"
+    for batch_size, batches in SMALL_BATCHES.items():
         some = slice(batches * batch_size)
         if mistake := difference(predict(inputs[some], batch_size), reference[some]):
             return f"{name}, in batches of {batch_size}, is not the trained model: {mistake}"
-    found = score(predict(inputs, BATCH), targets)
-    if mistake := contradiction(found, score(reference, targets), ties(reference)):
-        return f"{name} is not the trained model: {mistake}"
     return None
 
 
@@ -155,7 +156,7 @@ def quantize(
     path = folder / "model.int8.onnx"
     images = datasets.load("train")[0][datasets.load_split().train]
     deployment.write_int8(folder / "model.onnx", path, settings.quantize, images[:: max(1, len(images) // CALIBRATION)])
-    found = score(deployment.predict_onnx(deployment.read_onnx(path), inputs, BATCH), targets)
+    found = score(deployment.predict_onnx(deployment.read_onnx(path), inputs), targets)
     drop = scores["test_accuracy"] - found["test_accuracy"]
     if drop > settings.max_drop:
         raise UserError(
@@ -187,16 +188,16 @@ def measure_speed(path: Path, inputs: "Tensor") -> dict[str, float]:
 
 
 def durations(work: "Callable[[], object]", repetitions: int) -> Any:  # noqa: ANN401
-    """Return the seconds of each repetition, after a tenth as many to warm up, as an array."""
+    """Return the seconds of each repetition, without a first tenth to warm up, as an array; of slow work fewer."""
     import time
 
     import numpy as np
 
     times = [time.perf_counter()]
-    for _ in range(repetitions + repetitions // 10):
+    while len(times) <= 1.1 * repetitions and (len(times) < 3 or times[-1] - times[0] < PATIENCE):
         work()
         times.append(time.perf_counter())
-    return np.diff(times)[repetitions // 10 :]
+    return np.diff(times)[len(times) // 11 or 1 :]
 
 
 def versions() -> dict[str, str]:

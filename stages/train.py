@@ -42,8 +42,11 @@ def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's 
     recipe = recipe.model_copy(update={"device": device.type, "precision": precision})
 
     dataset, split = datasets.describe(), datasets.load_split()
-    inputs, targets = (tensor.to(device) for tensor in datasets.load("train"))
-    parts = [Batches(inputs[part], targets[part], split.mean, split.std) for part in (split.train, split.validation)]
+    inputs, targets = datasets.load("train")
+    parts = [
+        Batches(inputs[part].to(device), targets[part].to(device), split.mean, split.std)
+        for part in (split.train, split.validation)
+    ]
 
     torch.manual_seed(params.seed)
     hyperparameters = architectures.complete(architecture, hyperparameters)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from stages.lib import architectures, training
 from stages.lib.batches import Batches, shuffled
+from stages.lib.datasets import evaluation_batch
 from stages.lib.params import load_params
 from stages.lib.terminal import UserError
 from stages.lib.training import Reporter, Training, learning_rate, make_optimizer
@@ -281,8 +282,17 @@ def test_metrics_are_sums_over_all_examples_divided_once_whatever_the_last_batch
 
 def test_validation_in_several_batches_counts_each_example_once(monkeypatch):
     whole = make(validation=pictures(50, seed=1)).validate()
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 16)
+    monkeypatch.setattr(training, "evaluation_batch", lambda shape: 16)
     assert make(validation=pictures(50, seed=1)).validate() == pytest.approx(whole)
+
+
+def test_large_images_are_validated_in_small_batches():
+    assert [evaluation_batch(shape) for shape in ((784,), (1, 28, 28), (3, 224, 224), (3, 1024, 1024))] == [
+        500,
+        500,
+        6,
+        1,
+    ]
 
 
 def test_the_history_has_a_row_of_the_same_columns_for_each_epoch():

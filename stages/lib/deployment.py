@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.lib.architectures import build
+from stages.lib.datasets import evaluation_batch
 from stages.lib.files import read_json, replacing, sha256
 from stages.lib.terminal import UserError
 
@@ -96,8 +97,9 @@ def read_weights(path: Path, digest: str) -> dict[str, Tensor]:
     return weights
 
 
-def predict(module: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int) -> Tensor:
+def predict(module: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int | None = None) -> Tensor:
     """Return the module's outputs, float32 (N, K), computed batch by batch without gradients."""
+    batch_size = batch_size or evaluation_batch(inputs.shape[1:])
     outputs = torch.empty(0)
     with torch.inference_mode():
         for start in range(0, len(inputs), batch_size):
@@ -219,8 +221,9 @@ def read_onnx(path: Path, threads: int = 0) -> InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def predict_onnx(session: InferenceSession, inputs: Tensor, batch_size: int) -> Tensor:
+def predict_onnx(session: InferenceSession, inputs: Tensor, batch_size: int | None = None) -> Tensor:
     """Return an ONNX session's outputs, float32 (N, K), computed batch by batch."""
+    batch_size = batch_size or evaluation_batch(inputs.shape[1:])
     name = session.get_inputs()[0].name
     return torch.cat([torch.from_numpy(session.run(None, {name: b.numpy()})[0]) for b in inputs.split(batch_size)])
 

@@ -14,10 +14,9 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stages.lib.batches import Batches, shuffled
+from stages.lib.datasets import evaluation_batch
 from stages.lib.params import Train
 from stages.lib.terminal import UserError
-
-EVALUATION_BATCH = 1000
 
 
 class Interrupted(Exception):
@@ -246,13 +245,13 @@ class Training:
         examples = self.examples(progress.step - 1).stop - self.examples(start).start
         accuracy = float(self.correct[start : progress.step].sum()) / examples if self.is_classification else None
         step = progress.epoch * self.steps_per_epoch + progress.step
-        reporter.on_step(step, float(losses.double().sum()) / examples, accuracy)
+        reporter.on_step(step, float(losses.cpu().double().sum()) / examples, accuracy)
 
     def finish_epoch(self) -> dict[str, float]:
         """Close the epoch: validate, add the row to the history, keep the best weights, decide whether to stop."""
         progress, recipe = self.progress, self.recipe
         progress.epoch, progress.step = progress.epoch + 1, 0
-        metrics = {"train_loss": float(self.losses.double().sum()) / len(self.train)}
+        metrics = {"train_loss": float(self.losses.cpu().double().sum()) / len(self.train)}
         if self.is_classification:
             metrics["train_accuracy"] = float(self.correct.sum()) / len(self.train)
         metrics |= self.validate()
@@ -276,8 +275,9 @@ class Training:
         model = self.model if self.average is None else self.average.module
         model.eval()
         outputs, targets = [], []
-        for start in range(0, len(self.validation), EVALUATION_BATCH):
-            inputs, truth = self.validation.batch(slice(start, start + EVALUATION_BATCH))
+        batch_size = evaluation_batch(self.validation.inputs.shape[1:])
+        for start in range(0, len(self.validation), batch_size):
+            inputs, truth = self.validation.batch(slice(start, start + batch_size))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
                 outputs.append(model(inputs).float())
             targets.append(truth)
@@ -287,7 +287,7 @@ class Training:
     def score(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Return the validation metrics of outputs (N, K) and targets (N) or (N, T)."""
         if not self.is_classification:
-            outputs, targets = outputs.double(), targets.double()
+            outputs, targets = outputs.cpu().double(), targets.cpu().double()  # Apple's GPUs have no float64
             error = outputs - targets
             unexplained = error.square().mean(0) / targets.var(0, correction=0).clamp_min(1e-12)  # (T,)
             mse, mae = error.square().mean(), error.abs().mean()

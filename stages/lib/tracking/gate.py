@@ -93,7 +93,7 @@ def compare(context: Context, champion: ModelVersion) -> tuple[Tensor, Tensor]:
         raise UserError("data/split is not the split of this training; run: dvc repro")
     path = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}")
     models = deployment.load(context.file("model")), deployment.read_pt2(Path(path) / "data" / "model.pt2")
-    answers = [deployment.predict(model, inputs, 1000) for model in models]
+    answers = [deployment.predict(model, inputs) for model in models]
     if targets.is_floating_point():
         mine, other = ((answer - targets).square().mean(1) for answer in answers)
         return mine < other, other < mine
