@@ -30,7 +30,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
-VICTIMS = ["training", "dvc", "both"]
+VICTIMS = ["training", "courier", "dvc", "both"]
 KILLS_PER_TRAINING = 6
 OUTPUTS = ["model.safetensors", "history.csv", "model.json"]
 PATIENCE = 1800  # seconds until a `dvc repro` counts as hung: a busy machine is slow
@@ -155,18 +155,24 @@ class Round:
             self.faults.append(f"dvc repro failed with {dvc.returncode}")
         return dvc.returncode == 0 or bool(self.faults)
 
+    def outcome(self) -> Outcome:
+        """Return what the training left, after `make sync`: a killed courier leaves its journal to that."""
+        command(self.project, sys.executable, "-m", "stages.sync")
+        return read_outcome(self.project, self.architecture)
+
 
 def send(dvc: int, victim: str, number: signal.Signals) -> str:
-    """Send a signal and return whom it hit: `dvc` where the training has not begun, nobody where all is over."""
+    """Send a signal and return whom it hit: `dvc` where the victim is not there yet, nobody where all is over."""
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
         if victim == "both":
             os.killpg(dvc, number)
             return "both"
         children = psutil.Process(dvc).children(recursive=True)
-        trainings = [child for child in children if "stages.train" in " ".join(child.cmdline())]
-        if victim == "training" and trainings:
-            trainings[-1].send_signal(number)
-            return "training"
+        trainings = [child for child in children if "stages.train" in child.cmdline()]  # and its fork, the courier
+        position = {"training": 0, "courier": 1}.get(victim, len(trainings))
+        if position < len(trainings):
+            trainings[position].send_signal(number)
+            return victim
         os.kill(dvc, number)
         return "dvc"
     return ""
@@ -204,7 +210,7 @@ def main(
     duration = time.monotonic() - started
     if undisturbed.faults:
         sys.exit(f"the undisturbed run fails, see {scratch}/undisturbed.log")
-    expected = read_outcome(undisturbed.project, architecture)
+    expected = undisturbed.outcome()
     print(f"undisturbed: {duration:.1f} s, {len(expected.points)} metric points, saves every {every} s", flush=True)
 
     mutex, total, rounds, begun = threading.Lock(), 0, [], time.monotonic()
@@ -221,7 +227,7 @@ def main(
         while not ended:
             ended = game.live(None)
         game.resumed = game.project.with_suffix(".log").read_text(errors="replace").count(": resumes at")
-        game.faults = game.faults or read_outcome(game.project, architecture).differences(expected)
+        game.faults = game.faults or game.outcome().differences(expected)
         with mutex:
             total += len(game.kills)
             rounds.append(game)
