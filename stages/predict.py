@@ -149,9 +149,8 @@ def print_table(answers: list[dict[str, Any]]) -> None:
     for found in answers:
         (best, probability), *others = found["probabilities"].items()
         rest = ", ".join(f"{name} {other:.1%}" for name, other in others)
-        table.add_row(
-            *map(Text, (found["picture"], best, f"{probability:.1%}", rest))
-        )  # not markup: names have brackets
+        cells = found["picture"], best, f"{probability:.1%}", rest
+        table.add_row(*map(Text, cells))  # not markup: names have brackets
     Console().print(table)
 
 

@@ -286,13 +286,11 @@ def test_validation_in_several_batches_counts_each_example_once(monkeypatch):
     assert make(validation=pictures(50, seed=1)).validate() == pytest.approx(whole)
 
 
-def test_large_images_are_validated_in_small_batches():
-    assert [evaluation_batch(shape) for shape in ((784,), (1, 28, 28), (3, 224, 224), (3, 1024, 1024))] == [
-        500,
-        500,
-        6,
-        1,
-    ]
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((784,), 500), ((1, 28, 28), 500), ((3, 224, 224), 6), ((3, 1024, 1024), 1)]
+)
+def test_large_images_are_validated_in_small_batches(shape, expected):
+    assert evaluation_batch(shape) == expected
 
 
 def test_the_history_has_a_row_of_the_same_columns_for_each_epoch():
