@@ -47,7 +47,7 @@ def main() -> None:
     rows, answers, tables = [], {}, []
     with progress(unit="architectures") as bar:
         for name, module in bar.track(modules.items(), description="Evaluating", total=len(modules)):
-            outputs, microseconds = predict(name, module, inputs, params.evaluate.batch_size)
+            outputs, microseconds = predict(name, module, inputs)
             scores = score(module.description, outputs, truth, params.evaluate.confidence)
             write_results(name, scores, outputs)
             if dataset.task == "classification":
@@ -78,15 +78,15 @@ def check_fits(name: str, module: "Deployed", dataset: "Dataset") -> None:
         raise UserError(f"{MODELS / name} was not trained on the present '{dataset.name}'; run: dvc repro")
 
 
-def predict(name: str, module: "Deployed", inputs: "Tensor", batch_size: int) -> "tuple[Tensor, float]":
-    """Return the outputs for all inputs and the microseconds that one of them took in batches of `batch_size`."""
+def predict(name: str, module: "Deployed", inputs: "Tensor") -> "tuple[Tensor, float]":
+    """Return the outputs for all inputs and the microseconds that one of them took, in large batches."""
     from time import perf_counter
 
-    from stages.lib import deployment
+    from stages.lib import datasets, deployment
 
-    deployment.predict(module, inputs[:batch_size], batch_size)  # warm up
+    deployment.predict(module, inputs[: datasets.evaluation_batch(inputs.shape[1:])])  # warm up
     start = perf_counter()
-    outputs = deployment.predict(module, inputs, batch_size)
+    outputs = deployment.predict(module, inputs)
     microseconds = 1e6 * (perf_counter() - start) / len(inputs)
     if not outputs.isfinite().all():
         raise UserError(

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, log_loss
 
 from stages import evaluate
-from stages.lib import architectures, files
+from stages.lib import architectures, deployment, files
 from stages.lib.terminal import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,10 +60,9 @@ def digits():
     return images, torch.from_numpy(data.target)
 
 
-def write_project(names, task, classes, inputs, truth, **settings):
+def write_project(names, task, classes, inputs, truth):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params |= {"architectures": names, "model": names[0]}
-    params["evaluate"] |= settings
     files.write_text(Path("params.yaml"), yaml.safe_dump(params))
     keys = ("images", "labels") if task == "classification" else ("inputs", "targets")
     files.write_tensors(Path("data/raw/test.safetensors"), dict(zip(keys, (inputs, truth), strict=True)))
@@ -109,10 +108,10 @@ def nearest_mean(images, labels):
     return network
 
 
-def write_digits(**settings):
+def write_digits():
     images, labels = digits()
     torch.manual_seed(0)
-    write_project(["mlp", "linear"], "classification", CLASSES, images, labels, **settings)
+    write_project(["mlp", "linear"], "classification", CLASSES, images, labels)
     untrained = architectures.build("mlp", (1, 8, 8), 10, {"hidden": [16]})
     write_model("mlp", untrained, {"hidden": [16]}, epochs=1, val_loss=2.3, val_accuracy=0.1, val_top3_accuracy=0.3)
     write_model("linear", nearest_mean(images, labels), {}, val_loss=0.4, val_accuracy=0.9, val_top3_accuracy=0.98)
@@ -154,10 +153,10 @@ def test_the_leaderboard_is_sorted_by_validation_score_and_says_whether_differen
     assert "95 % interval" in evaluation[1]
 
 
-def test_order_batch_size_and_a_short_last_batch_change_no_figure(evaluated):
+def test_order_batch_size_and_a_short_last_batch_change_no_figure(evaluated, monkeypatch):
     whole = {name: Path(f"evaluation/{name}/metrics.json").read_text() for name in ("linear", "mlp")}
     confusion = Path("evaluation/plots/confusion.csv").read_text()
-    write_digits(batch_size=7)
+    monkeypatch.setattr(deployment, "evaluation_batch", lambda shape: 7)
     images, labels = digits()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     files.write_tensors(Path("data/raw/test.safetensors"), {"images": images[order], "labels": labels[order]})

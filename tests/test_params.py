@@ -42,7 +42,7 @@ def test_the_params_that_ship_are_valid():
         (("train", "epochs", 2.5), ["train.epochs = 2.5", "integer"]),
         (("train", "learning_rate", -1), ["train.learning_rate = -1", "greater than 0"]),
         (("train", "learning_rate", float("nan")), ["train.learning_rate"]),
-        (("train", "optimizer", "adamm"), ["train.optimizer = 'adamm'", "'sgd', 'adam' or 'adamw'"]),
+        (("train", "optimizer", "adamm"), ["train.optimizer = 'adamm'", "'sgd', 'adam', 'adamw' or 'muon'"]),
         (("train", "device", "gpu"), ["train.device = 'gpu'"]),
         (("split", "validation", 1.0), ["split.validation = 1.0", "less than 1"]),
         (("seed", -1), ["seed = -1"]),

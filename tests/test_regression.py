@@ -78,15 +78,16 @@ def test_linear_on_yields_follows_gradient_descent_written_by_hand_step_by_step(
 def test_one_step_from_the_same_gradient_is_the_hand_written_one_bit_for_bit():
     loop = make(epochs=1)
     layer = loop.model[1]
-    loop.optimizer.step = lambda: None  # leaves the gradient for us to look at
+    (optimizer,) = loop.optimizers
+    optimizer.step = lambda: None  # leaves the gradient for us to look at
     loop.take_step(torch.arange(5))
     gradient, before = layer.weight.grad.clone(), layer.weight.detach().clone()
     inputs, targets = yields()
     difference = (inputs @ before.t() + layer.bias.detach() - targets).double()
     by_formula = 2 * difference.t() @ inputs.double() / difference.numel()  # a mean over all 10 elements, not over rows
     assert torch.allclose(gradient.double(), by_formula, rtol=1e-5)
-    del loop.optimizer.step
-    loop.optimizer.step()
+    del optimizer.step
+    optimizer.step()
     twice_rounded = before - gradient * 1e-5
     once_rounded = (before.double() - 1e-5 * gradient.double()).float()
     assert ((layer.weight == twice_rounded) | (layer.weight == once_rounded)).all()

@@ -11,9 +11,10 @@ from torch.nn import functional
 from stages.lib import architectures, training
 from stages.lib.batches import Batches, shuffled
 from stages.lib.datasets import evaluation_batch
+from stages.lib.optimizers import learning_rate, make_optimizers, orthogonal
 from stages.lib.params import load_params
 from stages.lib.terminal import UserError
-from stages.lib.training import Reporter, Training, learning_rate, make_optimizer
+from stages.lib.training import Reporter, Training
 
 OFF = {"rotate": 0, "shift": 0, "scale": 0, "shear": 0, "flip": False, "erase": 0}
 PLAIN = {
@@ -126,17 +127,58 @@ def test_nesterov_without_momentum_is_plain_sgd():
     assert torch.equal(weights(plain.model), weights(odd.model))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_muon_takes_the_steps_of_torchs_own_on_hidden_layers_and_adamws_elsewhere():
+    ours, theirs = (nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 8), nn.Linear(8, 4)) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    start = {name: weight.clone() for name, weight in ours.state_dict().items()}
+    optimizers = make_optimizers(ours, recipe(optimizer="muon", learning_rate=0.01, momentum=0.9, nesterov=True))
+    hidden, others = [theirs[0].weight, theirs[2].weight], [*theirs[3].parameters(), theirs[0].bias, theirs[2].bias]
+    settings = {"momentum": 0.9, "weight_decay": 0, "adjust_lr_fn": "match_rms_adamw"}
+    references = [torch.optim.Muon(hidden, 0.01, **settings), torch.optim.AdamW(others, 0.01, weight_decay=0)]
+    for _ in range(5):
+        for weight, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
+            weight.grad = torch.randn(weight.shape)
+            reference.grad = weight.grad.clone()
+        for optimizer in optimizers + references:
+            optimizer.step()
+    for (name, weight), reference in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        moved, expected = weight - start[name], reference - start[name]
+        assert float((moved - expected).norm() / expected.norm()) < 0.03, name  # torch's own rounds to bfloat16
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])
+def test_orthogonalisation_keeps_the_singular_vectors_and_evens_out_the_values(shape):
+    left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    matrix = left @ torch.diag(torch.linspace(0.2, 5, min(shape))) @ right
+    inside = left.T @ orthogonal(matrix) @ right.T
+    assert torch.allclose(inside, torch.diag(inside.diagonal()), atol=1e-5)
+    assert float(inside.diagonal().min()) > 0.65 and float(inside.diagonal().max()) < 1.25
+    assert torch.equal(orthogonal(torch.zeros(shape)), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_muon_sees_a_convolution_as_a_row_per_output_channel(channels_last):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Flatten(), nn.Linear(4, 2))
+    model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    before, gradient = model[0].weight.detach().clone(), torch.randn(4, 3, 3, 3)
+    muon, _ = make_optimizers(model, recipe(optimizer="muon", learning_rate=0.1, momentum=0, weight_decay=0.5))
+    model[0].weight.grad = gradient.clone()
+    muon.step()
+    step = 0.1 * 0.2 * 27**0.5 * orthogonal(gradient.reshape(4, 27)).view(4, 3, 3, 3)
+    assert torch.allclose(model[0].weight, before * (1 - 0.1 * 0.5) - step, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
 def test_weight_decay_pulls_matrices_towards_zero_and_spares_vectors(optimizer):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     settings = recipe(optimizer=optimizer, weight_decay=0.1, learning_rate=0.5)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    steps = make_optimizer(model, settings)
+    (optimizer,) = make_optimizers(model, settings)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    steps.step()
+    optimizer.step()
     after = dict(model.named_parameters())
-    if optimizer == "adam":  # the decay joins the gradient, which Adam scales to a step of the learning rate
+    if settings.optimizer == "adam":  # the decay joins the gradient, which Adam scales to a step of the learning rate
         assert torch.allclose(after["0.weight"], before["0.weight"] - 0.5 * before["0.weight"].sign(), atol=1e-4)
     else:
         assert torch.allclose(after["0.weight"], before["0.weight"] * (1 - 0.5 * 0.1))
@@ -428,9 +470,10 @@ def test_auto_precision_is_bfloat16_where_the_processor_has_it(monkeypatch):
     assert training.resolve_precision("bfloat16", cpu) == "bfloat16"
 
 
-def test_a_batch_too_small_for_batch_norm_is_refused():
+@pytest.mark.parametrize(("name", "hyperparameters"), [("mlp", {"hidden": [8]}), ("cnn", {"channels": [4, 8]})])
+def test_a_batch_too_small_for_batch_norm_is_refused(name, hyperparameters):
     with pytest.raises(UserError, match="batch_size = 1 is too small for batch norm"):
-        make(name="mlp", hyperparameters={"hidden": [8]}, batch_size=1)
+        make(name=name, hyperparameters=hyperparameters, batch_size=1)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

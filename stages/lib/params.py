@@ -62,7 +62,7 @@ class Train(Section):
 
     epochs: Count
     batch_size: Count
-    optimizer: Literal["sgd", "adam", "adamw"]
+    optimizer: Literal["sgd", "adam", "adamw", "muon"]
     learning_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool
@@ -89,7 +89,6 @@ class Train(Section):
 class Evaluate(Section):
     """What is reported on the test images."""
 
-    batch_size: Count
     confidence: Fraction
     mistakes: Count
 

@@ -1,4 +1,4 @@
-"""The training loop: optimizer, schedule, moving average, early stopping; its whole state can be saved at any step."""
+"""The training loop: epochs, moving average, early stopping; its whole state can be saved at any step."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stages.lib.batches import Batches, shuffled
 from stages.lib.datasets import evaluation_batch
+from stages.lib.optimizers import learning_rate, make_optimizers
 from stages.lib.params import Train
 from stages.lib.terminal import UserError
 
@@ -81,48 +82,8 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def make_optimizer(model: nn.Module, recipe: Train) -> torch.optim.Optimizer:
-    """Return the fused optimizer; weight decay spares biases and norms, which are vectors."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    rate = recipe.learning_rate
-    fused = parameters[0].device.type in ("cpu", "cuda", "mps")
-    if recipe.optimizer == "sgd":
-        nesterov = recipe.nesterov and recipe.momentum > 0
-        return torch.optim.SGD(groups, rate, recipe.momentum, nesterov=nesterov, fused=fused)
-    optimizer = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return optimizer(groups, rate, fused=fused)
-
-
-def learning_rate(recipe: Train, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of a global step, a pure function of it.
-
-    one_cycle rises from a 25th along a cosine and falls to nothing along another (Smith and Topin, 2017).
-    """
-    total = recipe.epochs * steps_per_epoch
-    if recipe.schedule == "step":
-        return recipe.learning_rate * recipe.step_factor ** (step // (recipe.step_epochs * steps_per_epoch))
-    if recipe.schedule == "cosine":
-        return recipe.learning_rate * descent(step / total)
-    if recipe.schedule == "one_cycle":
-        peak = max(1, round(recipe.warmup * total))
-        if step < peak:
-            return recipe.learning_rate * (1 - (1 - 1 / 25) * descent(step / peak))
-        return recipe.learning_rate * descent((step - peak) / (total - peak))
-    return recipe.learning_rate
-
-
-def descent(part: float) -> float:
-    """Return half a cosine: 1 at part 0, 0 at part 1."""
-    return (1 + math.cos(math.pi * part)) / 2
-
-
 class Training:
-    """A model, its optimizer and its moving average on their way through the epochs."""
+    """A model, its optimizers and its moving average on their way through the epochs."""
 
     def __init__(self, model: nn.Module, train: Batches, validation: Batches, recipe: Train, seed: int) -> None:
         self.device = train.inputs.device
@@ -133,7 +94,7 @@ class Training:
         self.is_classification = not train.targets.is_floating_point()
         lone = recipe.batch_size > 1 and len(train) % recipe.batch_size == 1  # batch norm needs two
         self.steps_per_epoch = max(1, math.ceil(len(train) / recipe.batch_size) - lone)
-        self.optimizer = make_optimizer(self.model, recipe)
+        self.optimizers = make_optimizers(self.model, recipe)
         self.average = None
         if recipe.ema:
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
@@ -144,7 +105,8 @@ class Training:
         self.best: dict[str, Tensor] = {}
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)  # sums over the batch
         self.correct = torch.zeros(self.steps_per_epoch, device=self.device)
-        if recipe.batch_size == 1 and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+        if recipe.batch_size == 1 and any(isinstance(module, norms) for module in model.modules()):
             raise UserError("params.yaml: train.batch_size = 1 is too small for batch norm; try 2 or more")
         self.columns = ["epoch", *self.metric_names(), "learning_rate"]
         self.monitor = recipe.monitor
@@ -208,17 +170,19 @@ class Training:
         progress, recipe = self.progress, self.recipe
         step = progress.epoch * self.steps_per_epoch + progress.step
         self.reseed((self.seed << 32) + step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step, self.steps_per_epoch)
+        rate = learning_rate(recipe, step, self.steps_per_epoch)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
         inputs, targets = self.train.batch(index, recipe.augment)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             outputs = self.model(inputs)
         loss = self.loss(outputs.float(), targets)
-        self.model.zero_grad(set_to_none=True)  # the optimizer's own takes longer
+        self.model.zero_grad(set_to_none=True)  # the optimizers' own takes longer
         loss.backward()
         if recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.losses[progress.step] = loss.detach() * len(index)
@@ -309,8 +273,10 @@ class Training:
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return all that a resume needs: JSON and tensors."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, values in optimizer.state_dict()["state"].items():
+                key = f"optimizer.{number}.{index}"
+                tensors |= {f"{key}.{name}": value for name, value in values.items() if value is not None}
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
@@ -326,13 +292,14 @@ class Training:
 
         self.progress = Progress(**progress)
         self.model.load_state_dict(below("model."))
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in below("optimizer.").items():
-            index, key = name.split(".", 1)
-            states.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
-        for parameter, state in self.optimizer.state.items():  # fused steps read memory in the parameter's own layout
-            state |= {k: torch.empty_like(parameter).copy_(v) for k, v in state.items() if v.shape == parameter.shape}
+        for number, optimizer in enumerate(self.optimizers):
+            states: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in below(f"optimizer.{number}.").items():
+                index, key = name.split(".", 1)
+                states.setdefault(int(index), {})[key] = tensor
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
+            for weight, state in optimizer.state.items():  # fused steps read memory in the weight's own layout
+                state |= {k: torch.empty_like(weight).copy_(v) for k, v in state.items() if v.shape == weight.shape}
         if self.average is not None:
             self.average.load_state_dict(below("average."))
         self.best = below("best.")
