@@ -14,22 +14,19 @@ from stages.lib.params import Train
 def make_optimizers(model: nn.Module, recipe: Train) -> list[Optimizer]:
     """Return the optimizers, fused where torch has them; weight decay spares biases and norms, which are vectors.
 
-    Muon is for hidden layers alone: the last layer's weights, biases and norms are AdamW's then.
+    Muon takes all matrices but the last layer's; that one and the vectors are AdamW's then.
     """
-    parameters = list(model.parameters())
-    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == is_matrix] for is_matrix in (True, False))
-    rate, momentum, decay = recipe.learning_rate, recipe.momentum, recipe.weight_decay
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    rate, decay, momentum = recipe.learning_rate, recipe.weight_decay, recipe.momentum
     nesterov = recipe.nesterov and momentum > 0
     optimizers: list[Optimizer] = []
-    if recipe.optimizer == "muon":
+    if recipe.optimizer == "muon" and len(matrices) > 1:
         *hidden, last = matrices
+        optimizers.append(Muon(hidden, rate, decay, momentum, nesterov))
         matrices = [last]
-        if hidden:
-            optimizers.append(Muon(hidden, rate, momentum, nesterov, decay))
-    groups = [{"params": matrices, "weight_decay": decay}]
-    if vectors:
-        groups.append({"params": vectors, "weight_decay": 0.0})
-    fused = parameters[0].device.type in ("cpu", "cuda", "mps")
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    fused = matrices[0].device.type in ("cpu", "cuda", "mps")
     if recipe.optimizer == "sgd":
         return [torch.optim.SGD(groups, rate, momentum, nesterov=nesterov, fused=fused)]
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
@@ -44,11 +41,10 @@ class Muon(Optimizer):
     """
 
     def __init__(
-        self, weights: Iterable[Tensor], learning_rate: float, momentum: float, nesterov: bool, weight_decay: float
+        self, params: Iterable[Tensor], lr: float, weight_decay: float, momentum: float, nesterov: bool
     ) -> None:
         """Take the settings of torch.optim.Muon."""
-        defaults = {"lr": learning_rate, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-        super().__init__(weights, defaults)
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov})
 
     @torch.no_grad()
     def step(self) -> None:
@@ -63,8 +59,8 @@ class Muon(Optimizer):
         state = self.state[weight]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(weight)
-        average = state["momentum_buffer"].mul_(group["momentum"]).add_(weight.grad)
-        direction = weight.grad + group["momentum"] * average if group["nesterov"] else average
+        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(weight.grad)
+        direction = weight.grad + group["momentum"] * buffer if group["nesterov"] else buffer
         matrix = direction.flatten(1)  # a convolution has a row per output channel
         size = 0.2 * max(matrix.shape) ** 0.5
         weight.mul_(1 - group["lr"] * group["weight_decay"])
@@ -72,9 +68,10 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Return a matrix with the same singular vectors and all singular values near 1.
+    """Return float32 (M, N) with the singular vectors of `matrix` (M, N), and singular values of about 1 for its.
 
-    Five Newton-Schulz steps with the coefficients of Jordan et al. (2024), which end between about 0.7 and 1.2.
+    Five Newton-Schulz steps with the coefficients of Jordan et al. (2024) bring values that are not much smaller than
+    the largest between 0.7 and 1.2; what is nearly zero grows, and stays smaller.
     """
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix

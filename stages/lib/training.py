@@ -105,8 +105,7 @@ class Training:
         self.best: dict[str, Tensor] = {}
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)  # sums over the batch
         self.correct = torch.zeros(self.steps_per_epoch, device=self.device)
-        norms = (nn.BatchNorm1d, nn.BatchNorm2d)
-        if recipe.batch_size == 1 and any(isinstance(module, norms) for module in model.modules()):
+        if recipe.batch_size == 1 and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
             raise UserError("params.yaml: train.batch_size = 1 is too small for batch norm; try 2 or more")
         self.columns = ["epoch", *self.metric_names(), "learning_rate"]
         self.monitor = recipe.monitor
@@ -171,8 +170,9 @@ class Training:
         step = progress.epoch * self.steps_per_epoch + progress.step
         self.reseed((self.seed << 32) + step)
         rate = learning_rate(recipe, step, self.steps_per_epoch)
-        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         inputs, targets = self.train.batch(index, recipe.augment)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             outputs = self.model(inputs)

@@ -1,6 +1,7 @@
 """The line-up: each architecture is one file here, and the file's name is its name in params.yaml.
 
-A file holds `build(shape, outputs, *, …hyperparameters)`: a module from float32 (N, *shape) to (N, outputs).
+A file holds `build(shape, outputs, *, …hyperparameters)`: a module from float32 (N, *shape) to (N, outputs), whose last
+layer is registered last.
 """
 
 from __future__ import annotations
