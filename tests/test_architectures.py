@@ -37,9 +37,8 @@ def test_each_architecture_maps_images_of_any_shape_to_a_logit_per_class(name, s
     assert logits.shape == (3, outputs) and logits.dtype == torch.float32
     assert torch.allclose(logits[:1], model(inputs[:1]), atol=1e-5)  # no example looks at the others
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert [len(parameter) for parameter in model.parameters() if parameter.ndim > 1][
-        -1
-    ] == outputs  # muon leaves it out
+    *_, last = (parameter for parameter in model.parameters() if parameter.ndim > 1)
+    assert len(last) == outputs  # muon leaves the last layer out
     logits.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 

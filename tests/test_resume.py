@@ -44,18 +44,14 @@ def make(name, **changes):
     torch.manual_seed(1)
     model = architectures.build(name, [2, 9, 9], 4, SMALL[name])
     augment = {"rotate": 10, "flip": True, "erase": 0.5}
-    settings = {
-        "optimizer": "adamw",
-        "schedule": "one_cycle",
-        "weight_decay": 0.1,
-        "learning_rate": 0.01,
-        "momentum": 0.9,
-    }
+    settings = {"optimizer": "adamw", "schedule": "one_cycle", "weight_decay": 0.1, "learning_rate": 0.01}
     return Training(model, images, images, recipe(**settings | {"augment": augment, "ema": 0.9} | changes), seed=5)
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"optimizer": "sgd", "ema": 0}, {"optimizer": "muon"}], ids=["adamw", "sgd", "muon"]
+    "settings",
+    [{}, {"optimizer": "sgd", "momentum": 0.9, "ema": 0}, {"optimizer": "muon", "momentum": 0.9}],
+    ids=["adamw", "sgd", "muon"],
 )
 @pytest.mark.parametrize("name", SMALL)
 def test_a_training_resumed_from_any_step_ends_with_the_same_bits(name, settings, tmp_path, monkeypatch):

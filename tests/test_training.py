@@ -176,7 +176,7 @@ def test_muon_sees_a_convolution_as_a_row_per_output_channel(channels_last, outp
 def test_weight_decay_pulls_matrices_towards_zero_and_spares_vectors(name):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     settings = recipe(optimizer=name, weight_decay=0.1, learning_rate=0.5)
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     for optimizer in make_optimizers(model, settings):
