@@ -67,11 +67,13 @@ def build_page(classifiers: "dict[str, Classifier]") -> "Blocks":
 
     models = list(classifiers.values())
     dataset = models[0].description["dataset"]
+    has_framing = models[0].preprocessing.framing is not None
+    invitation = "Draw a picture or drop one" if has_framing else "Drop a picture"
     with gradio.Blocks(title=f"Lineup: {dataset}", analytics_enabled=False, fill_width=True) as page:
-        gradio.Markdown(f"# {dataset}\nDraw a picture or drop one, and see what each architecture makes of it.")
+        gradio.Markdown(f"# {dataset}\n{invitation}, and see what each architecture makes of it.")
         with gradio.Row():
             with gradio.Column(scale=0, min_width=CANVAS + 60):
-                with gradio.Tab("Draw"):
+                with gradio.Tab("Draw", visible=has_framing):
                     canvas = gradio.Sketchpad(
                         type="pil",
                         format="png",
@@ -86,7 +88,9 @@ def build_page(classifiers: "dict[str, Classifier]") -> "Blocks":
                         elem_id="canvas",
                     )
                 with gradio.Tab("Drop"):
-                    file = gradio.Image(type="pil", image_mode=None, sources=["upload", "clipboard"], elem_id="file")
+                    file = gradio.Image(
+                        type="filepath", image_mode=None, sources=["upload", "clipboard"], elem_id="file"
+                    )
                 seen = gradio.Image(label="As the models see it", height=MAGNIFIED + 30, buttons=[], elem_id="seen")
             with gradio.Column(), gradio.Row():
                 bars = [
@@ -95,30 +99,44 @@ def build_page(classifiers: "dict[str, Classifier]") -> "Blocks":
                 ]
         quiet = {"outputs": [seen, *bars], "show_progress": "hidden", "api_visibility": "private"}
         canvas.change(lambda drawing: look(drawing and drawing["composite"], models), canvas, **quiet)
-        file.change(lambda picture: look(picture, models), file, **quiet)
+        file.change(lambda path: look(path and Path(path), models), file, **quiet)
     return page
 
 
-def look(picture: "Image | None", models: "list[Classifier]") -> list[Any]:
+def look(picture: "Image | Path | None", models: "list[Classifier]") -> list[Any]:
     """Return the picture as the models see it, enlarged, and probabilities by class per model; None for a blank one."""
     from PIL.Image import Resampling, fromarray
 
-    from stages.lib.pictures import to_eight_bits
+    from stages.lib.image_io import UnreadablePictureError
 
-    if picture is None or is_blank(to_eight_bits(picture, 1)):
+    if picture is None or is_blank(picture):
         return [None] * (1 + len(models))
-    seen = models[0].see(picture)
+    try:
+        seen = models[0].preprocess(picture)
+    except UnreadablePictureError as error:
+        raise gradio_error(f"This picture can't be used: {error}") from None
     enlarged = fromarray(seen.transpose(1, 2, 0).squeeze()).resize((MAGNIFIED, MAGNIFIED), Resampling.NEAREST)
-    answers = [model.classify([model.see(picture)])[0].tolist() for model in models]
+    answers = [model.classify([model.preprocess(picture)])[0].tolist() for model in models]
     return [
         enlarged,
         *(dict(zip(model.classes, answer, strict=True)) for model, answer in zip(models, answers, strict=True)),
     ]
 
 
-def is_blank(picture: "Image") -> bool:
-    """Tell whether a grey picture is of one shade only."""
-    darkest, brightest = picture.getextrema()
+def gradio_error(text: str) -> Exception:
+    """Return an error that the page shows."""
+    import gradio
+
+    return gradio.Error(text, print_exception=False)
+
+
+def is_blank(picture: "Image | Path") -> bool:
+    """Tell whether a drawing is of one shade only; a file never counts as blank."""
+    from stages.lib.image_io import to_eight_bits
+
+    if isinstance(picture, Path):
+        return False
+    darkest, brightest = to_eight_bits(picture, 1).getextrema()
     return darkest == brightest
 
 

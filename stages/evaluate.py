@@ -50,6 +50,7 @@ def main() -> None:
             outputs, microseconds = predict(name, module, inputs)
             scores = score(module.description, outputs, truth, params.evaluate.confidence)
             write_results(name, scores, outputs)
+            write_predictions(name, outputs, truth, dataset)
             if dataset.task == "classification":
                 answers[name] = outputs.argmax(1)
                 tables.append(
@@ -66,9 +67,11 @@ def main() -> None:
         write_confusion(tables)
         compare(rows, answers, truth)
         draw_disagreements(rows, answers, inputs, truth, dataset)
-    write_leaderboard(rows, params.evaluate.confidence)
+    write_leaderboard(rows, params.evaluate.confidence, dataset)
     tracking.record_evaluations(params.architectures)
     show(rows, params.evaluate.confidence, params.model)
+    if warning := describe_shared_files(dataset):
+        print(warning)
 
 
 def check_fits(name: str, module: "Deployed", dataset: "Dataset") -> None:
@@ -114,6 +117,29 @@ def write_results(name: str, scores: dict[str, float], outputs: "Tensor") -> Non
     kind = "probabilities" if "test_accuracy" in scores else "outputs"
     write_json(EVALUATION / name / "metrics.json", scores)
     write_tensors(EVALUATION / name / "predictions.safetensors", {kind: outputs})
+
+
+def write_predictions(name: str, outputs: "Tensor", truth: "Tensor", dataset: "Dataset") -> None:
+    """Write a row per test picture: its file where it has one, label, prediction, confidence."""
+    import pandas as pd
+
+    from stages.lib.datasets import FILES
+    from stages.lib.files import write_text
+
+    if dataset.task != "classification":
+        return
+    files = pd.read_csv(FILES, dtype=str, keep_default_na=False)
+    files = files[files["split"] == "test"]["file"].tolist() or [""] * len(truth)
+    confidences, predicted = outputs.max(1)
+    columns = {
+        "index": range(len(truth)),
+        "file": files,
+        "label": [dataset.classes[label] for label in truth],
+        "prediction": [dataset.classes[label] for label in predicted],
+        "confidence": [f"{confidence:.6f}" for confidence in confidences],
+        "correct": (predicted == truth).tolist(),
+    }
+    write_text(EVALUATION / name / "predictions.csv", pd.DataFrame(columns).to_csv(index=False))
 
 
 def explain_classes(
@@ -259,7 +285,7 @@ def most_disputed(votes: "Tensor", labels: "Tensor") -> "Tensor":
     return order[distinct[order] > 1]
 
 
-def write_leaderboard(rows: list[dict[str, Any]], confidence: float) -> None:
+def write_leaderboard(rows: list[dict[str, Any]], confidence: float, dataset: "Dataset") -> None:
     """Write the leaderboard as CSV, Markdown and picture."""
     import pandas as pd
 
@@ -267,8 +293,17 @@ def write_leaderboard(rows: list[dict[str, Any]], confidence: float) -> None:
     from stages.lib.files import write_text
 
     write_text(EVALUATION / "leaderboard.csv", pd.DataFrame(rows).to_csv(index=False))
-    write_text(EVALUATION / "leaderboard.md", markdown(readable(rows, confidence)))
+    warning = describe_shared_files(dataset)
+    text = markdown(readable(rows, confidence)) + (f"\n{warning}\n" if warning else "")
+    write_text(EVALUATION / "leaderboard.md", text)
     figures.draw_leaderboard(rows, confidence, EVALUATION / "leaderboard.png")
+
+
+def describe_shared_files(dataset: "Dataset") -> str:
+    """Return a line about test pictures that training saw; an empty text where there are none."""
+    if not dataset.shared_files:
+        return ""
+    return f"{dataset.shared_files:,} test pictures are also in train/ (data.allow_duplicates): the test says little."
 
 
 def readable(rows: list[dict[str, Any]], confidence: float) -> list[dict[str, str]]:

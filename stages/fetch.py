@@ -14,8 +14,10 @@ def main() -> None:
     """Write data/raw: the training and the test part of the dataset that params.yaml names."""
     from dataclasses import asdict
 
-    from stages.lib.datasets import RAW, Dataset
-    from stages.lib.files import sha256, write_json, write_tensors
+    import pandas as pd
+
+    from stages.lib.datasets import FILES, RAW, Dataset
+    from stages.lib.files import sha256, write_json, write_tensors, write_text
     from stages.lib.params import load_params
     from stages.lib.sources import read_source
 
@@ -29,8 +31,20 @@ def main() -> None:
         write_tensors(path, dict(zip(names, getattr(source, part), strict=True)))
         digests[part] = sha256(path)
     shape = list(source.train[0].shape[1:])
-    dataset = Dataset(params.dataset, source.task, source.classes, shape, digests, source.inputs)
+    preprocessing = source.preprocessing.to_json() if source.preprocessing else None
+    dataset = Dataset(
+        params.dataset,
+        source.task,
+        source.classes,
+        shape,
+        digests,
+        source.inputs,
+        preprocessing,
+        source.shared_files,
+    )
     write_json(RAW / "dataset.json", asdict(dataset))
+    table = pd.DataFrame(source.files, columns=["split", "index", "file", "label"])
+    write_text(FILES, table.to_csv(index=False))
 
     kind = f"{len(source.classes)} classes" if source.task == "classification" else f"{len(source.classes)} targets"
     counts = f"{len(source.train[0]):,} training and {len(source.test[0]):,} test"

@@ -1,8 +1,9 @@
 """Picture files in, classes out: asks a registered or an exported model."""
 
+import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NamedTuple
 
 import typer
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from stages.lib.classifier import Classifier
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 BATCH = 256
 MOST_EXPLAINED = 12  # pictures in one --explain
 
@@ -41,24 +41,30 @@ def main(
 ) -> None:
     """Say what PICTURES show: PNG, JPEG and other formats, any size, grey or colour.
 
-    A picture that has the model's size already is taken as it is. Any other is scaled in proportion and, if the model's
-    grey training images have a dark background and the picture a bright one (or the reverse), inverted. If the training
-    images show things of one size, centred by mass, as MNIST's digits are, the picture is cropped, scaled and centred
-    likewise. What training images look like was measured when the model was trained and is kept with it.
+    Each picture is prepared exactly as the model's training pictures were; how is kept with the model. Of a data set
+    that declares a framing, as MNIST does, pictures of another size are inverted, cropped and centred likewise. Given a
+    folder with a sub-folder per class, the last line says how many are right.
     """
     if as_json and as_csv:
         raise UserError("choose one of --json and --csv")
-    names = [name for picture in pictures for name in expand(picture)]
+    sources = [source for picture in pictures for source in expand(picture)]
 
     from stages.lib.classifier import open_classifier
 
     classifier = open_classifier(model)
-    mistakes: dict[str, str] = {}
-    answers, seen = [], []
-    for name, image, probabilities in classify(classifier, names, mistakes):
-        answers.append(answer(name, probabilities, classifier.classes, top_k))
+    if classifier.is_outdated:
+        typer.echo(
+            f"warning: {model or 'the champion'} was made before models kept how their pictures are prepared; only "
+            "pictures of its own size are surely read right. To renew it: dvc repro",
+            err=True,
+        )
+    errors: list[str] = []
+    answers, seen, labels = [], [], []
+    for source, image, probabilities in classify(classifier, sources, errors):
+        answers.append(answer(source.name, probabilities, classifier.classes, top_k))
+        labels.append(source.label(classifier.classes))
         if explain and len(seen) < MOST_EXPLAINED:
-            seen.append((name, image, probabilities))
+            seen.append((source.name, image, probabilities))
 
     if answers:
         (print_json if as_json else print_csv if as_csv else print_table)(answers)
@@ -67,47 +73,65 @@ def main(
 
         draw_answers(seen, classifier.classes, explain)
         typer.echo(f"{explain} shows what the model sees", err=True)
-    if mistakes:
-        raise UserError("\n       ".join(f"{name}: {reason}" for name, reason in mistakes.items()))
+    if labels and all(labels):
+        right = sum(found["class"] == label for found, label in zip(answers, labels, strict=True))
+        typer.echo(f"{right} of {len(labels)} right", err=as_json or as_csv)
+    if errors:
+        raise UserError("\n       ".join(errors))
 
 
-def expand(picture: str) -> list[str]:
-    """Return a folder's picture files, at any depth, or else the name itself; UserError if nothing is there."""
+class Source(NamedTuple):
+    """A picture to classify, and the folder it was found in."""
+
+    name: str  # - for standard input
+    folder: Path | None = None
+
+    def open(self) -> Path | BinaryIO:
+        """Return the path of the picture, or the bytes on standard input."""
+        return io.BytesIO(sys.stdin.buffer.read()) if self.name == "-" else Path(self.name)
+
+    def label(self, classes: list[str]) -> str | None:
+        """Return the class that the picture's folders name, if they do."""
+        from stages.lib.folder_listing import class_of
+
+        return class_of(Path(self.name), self.folder, classes) if self.folder else None
+
+
+def expand(picture: str) -> list[Source]:
+    """Return a folder's pictures, at any depth, or else the name itself; UserError if nothing is there."""
     if picture == "-":
-        return [picture]
+        return [Source(picture)]
     path = Path(picture)
     if not path.exists():
         raise UserError(f"there is no file or folder '{picture}'")
     if not path.is_dir():
-        return [picture]
-    found = sorted(str(file) for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not found:
-        raise UserError(f"folder '{picture}' holds no picture ({', '.join(sorted(SUFFIXES))})")
-    return found
+        return [Source(picture)]
+    from stages.lib.folder_listing import describe_left_out, list_tree
+
+    listing = list_tree(path)
+    if not listing.pictures:
+        raise UserError(f"folder '{picture}' holds no picture")
+    if line := describe_left_out(listing):
+        typer.echo(f"{picture}: {line}", err=True)
+    return [Source(str(file), path) for file in listing.pictures]
 
 
 def classify(
-    classifier: "Classifier", names: list[str], mistakes: dict[str, str]
-) -> "Iterator[tuple[str, np.ndarray, np.ndarray]]":
-    """Yield name, image as the model sees it, and probabilities; what can't be read is put into `mistakes`."""
-    from stages.lib.pictures import UnreadablePictureError
+    classifier: "Classifier", sources: list[Source], errors: list[str]
+) -> "Iterator[tuple[Source, np.ndarray, np.ndarray]]":
+    """Yield source, image as the model sees it, and probabilities; what can't be read is added to `errors`."""
+    from stages.lib.image_io import UnreadablePictureError
 
-    for start in range(0, len(names), BATCH):
-        images = {}
-        for name in names[start : start + BATCH]:
+    for start in range(0, len(sources), BATCH):
+        found, images = [], []
+        for source in sources[start : start + BATCH]:
             try:
-                images[name] = classifier.see(open_picture(name))
+                images.append(classifier.preprocess(source.open()))
+                found.append(source)
             except UnreadablePictureError as error:
-                mistakes[name] = str(error)
+                errors.append(f"{source.name}: {error}")
         if images:
-            yield from zip(images, images.values(), classifier.classify(list(images.values())), strict=True)
-
-
-def open_picture(name: str) -> Any:  # noqa: ANN401
-    """Return the path of a picture, or the bytes on standard input."""
-    import io
-
-    return io.BytesIO(sys.stdin.buffer.read()) if name == "-" else Path(name)
+            yield from zip(found, images, classifier.classify(images), strict=True)
 
 
 def answer(name: str, probabilities: "np.ndarray", classes: list[str], top_k: int) -> dict[str, Any]:

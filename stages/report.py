@@ -121,7 +121,8 @@ def main() -> None:
 def read_leaderboard(path: Path) -> list[list[str]]:
     """Return the cells of a Markdown table: its head, then its rows."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in [lines[0], *lines[2:]]]
+    rows = [line for line in lines if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in [rows[0], *rows[2:]]]
 
 
 def read_comparisons(path: Path) -> list[list[str]]:

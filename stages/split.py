@@ -24,7 +24,6 @@ def main() -> None:
     from stages.lib import figures
     from stages.lib.datasets import SPLIT, describe, draw_part, load
     from stages.lib.files import sha256, write_json, write_tensors
-    from stages.lib.framing import measure as measure_framing
     from stages.lib.params import load_params
 
     settings = load_params().split
@@ -37,11 +36,10 @@ def main() -> None:
             targets, settings.validation, settings.seed, dataset.classes, "validation", "split.validation"
         )
         mean, std = measure(inputs[train])
-        framing = measure_framing(inputs[train].numpy())
         figures.draw_samples(pick_samples(inputs[train], targets[train], dataset.classes), picture)
     else:
         train, validation = torch.arange(len(inputs)), torch.arange(len(inputs))  # in-sample: all rows are both
-        mean, std, framing = torch.zeros(1), torch.ones(1), None
+        mean, std = torch.zeros(1), torch.ones(1)
         figures.draw_table(inputs, targets, [*dataset.inputs, *dataset.classes], picture)
 
     indices = SPLIT / "indices.safetensors"
@@ -54,7 +52,6 @@ def main() -> None:
             "seed": settings.seed,
             "mean": mean.tolist(),
             "std": std.tolist(),
-            "framing": framing,
             "digest": sha256(indices),
         },
     )

@@ -99,7 +99,7 @@ def write_outputs(
             "shape": dataset.shape,
             "mean": split.mean.tolist(),
             "std": split.std.tolist(),
-            "framing": split.framing,
+            "preprocessing": dataset.preprocessing,
             "parameters": sum(parameter.numel() for parameter in loop.model.parameters()),
             "epoch": progress.best_epoch,
             "validation": {name: value for name, value in best.items() if name.startswith("val_")},

@@ -40,7 +40,12 @@ def models(tmp_path_factory):
             "shape": [1, 28, 28],
             "mean": [0.1],
             "std": [0.3],
-            "framing": {"background": "dark", "content": 20},
+            "preprocessing": {
+                "size": [28, 28],
+                "channels": 1,
+                "largest": 255,
+                "framing": {"background": "dark", "content": 20},
+            },
             "weights_sha256": "",
         }
         network = build(name, [1, 28, 28], 10, hyperparameters)

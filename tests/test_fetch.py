@@ -139,7 +139,7 @@ def test_the_official_mirror_serves_once_and_its_files_serve_the_next_time(proje
     fetch.main()
     assert len(serve.requests) == asked == 4
     assert first == {path.name: path.read_bytes() for path in Path("data/raw").iterdir()}
-    assert set(first) == {"train.safetensors", "test.safetensors", "dataset.json"}
+    assert set(first) == {"train.safetensors", "test.safetensors", "dataset.json", "files.csv"}
 
 
 @DAMAGES

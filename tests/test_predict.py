@@ -12,12 +12,13 @@ import torch
 from PIL import Image, ImageOps
 
 from stages import predict
-from stages.lib import deployment, files, framing
+from stages.lib import deployment, files
 from stages.lib.architectures import build
 from stages.lib.classifier import open_classifier, read_files
 from stages.lib.terminal import UserError
 
 ROOT = Path(__file__).parents[1]
+MNIST_LIKE = {"size": [28, 28], "channels": 1, "largest": 255, "framing": {"background": "dark", "content": 20}}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def model(digits, tmp_path_factory):
         loss.backward()
         optimizer.step()
     folder = tmp_path_factory.mktemp("model")
-    write_model(folder, network, framing=framing.measure(digits[0]))
+    write_model(folder, network, preprocessing=MNIST_LIKE)
     return folder
 
 
@@ -99,23 +100,11 @@ def on_paper(image, seed):
     return file
 
 
-def test_the_framing_of_training_images_is_measured(digits):
-    assert framing.measure(digits[0]) == {"background": "dark", "content": 20}
-    assert framing.measure(255 - digits[0]) == {"background": "light", "content": 20}
-    shifted = np.roll(digits[0], 4, axis=3)
-    assert framing.measure(shifted) == {"background": "dark", "content": None}
-    assert framing.measure(digits[0].repeat(3, axis=1)) == {"background": None, "content": None}
-    mixed = np.concatenate([digits[0][:60], 255 - digits[0][60:100]])  # no habit: a dark one is not to be inverted
-    assert framing.measure(mixed) == {"background": None, "content": None}
-    noise = np.random.default_rng(0).integers(0, 256, (50, 1, 28, 28), dtype=np.uint8)
-    assert framing.measure(noise) == {"background": None, "content": None}
-
-
 def test_a_picture_of_the_models_size_is_taken_as_it_is(model, digits, tmp_path):
     classifier = open_classifier(str(model))
     for pixels in (digits[0][0, 0], 255 - digits[0][0, 0]):
         Image.fromarray(pixels).save(tmp_path / "picture.png")
-        np.testing.assert_array_equal(classifier.see(tmp_path / "picture.png")[0], pixels)
+        np.testing.assert_array_equal(classifier.preprocess(tmp_path / "picture.png")[0], pixels)
 
 
 @pytest.mark.parametrize("invert", [False, True])
@@ -126,7 +115,7 @@ def test_a_model_sees_digits_on_paper_as_it_sees_its_training_images(model, digi
     else:
         sources = [on_paper(image[0], seed) for seed, image in enumerate(images)]
     classifier = open_classifier(str(model))
-    seen = [classifier.see(source) for source in sources]
+    seen = [classifier.preprocess(source) for source in sources]
     assert np.mean(classifier.classify(seen).argmax(axis=1) == labels) > 0.9
     assert np.mean(classifier.classify(images).argmax(axis=1) == labels) > 0.9
 
@@ -146,16 +135,18 @@ def test_a_page_that_is_blank_or_shows_specks_alone_is_answered_too(model, speck
         page.putpixel(place, 0)
     page.save(file, "PNG")
     file.seek(0)
-    assert open_classifier(str(model)).see(file).shape == (1, 28, 28)
+    assert open_classifier(str(model)).preprocess(file).shape == (1, 28, 28)
 
 
 def test_a_model_of_colour_photos_gets_the_whole_picture_in_proportion(tmp_path):
     torch.manual_seed(0)
-    write_model(tmp_path, build("linear", [3, 16, 16], 10, {}), (3, 16, 16), mean=[0.5] * 3, std=[0.2] * 3)
+    preprocessing = {"size": [16, 16], "channels": 3, "largest": 255, "framing": None}
+    network = build("linear", [3, 16, 16], 10, {})
+    write_model(tmp_path, network, (3, 16, 16), mean=[0.5] * 3, std=[0.2] * 3, preprocessing=preprocessing)
     picture = Image.new("RGB", (64, 32), (200, 220, 240))
     picture.paste((250, 10, 20), (0, 0, 32, 32))
     picture.save(tmp_path / "wide.png")
-    seen = open_classifier(str(tmp_path)).see(tmp_path / "wide.png")
+    seen = open_classifier(str(tmp_path)).preprocess(tmp_path / "wide.png")
     assert seen.shape == (3, 16, 16)
     assert seen[:, 8, 2].tolist() == [250, 10, 20]
     assert seen[:, 8, 13].tolist() == [200, 220, 240]
@@ -199,7 +190,7 @@ def test_more_classes_than_there_are_is_all_of_them(model, pictures, capsys):
 
 
 def test_every_form_of_a_model_gives_the_same_answer(model, pictures, tmp_path):
-    image = open_classifier(str(model)).see(pictures / "more/3.png")
+    image = open_classifier(str(model)).preprocess(pictures / "more/3.png")
     onnx_file = open_classifier(str(model / "model.onnx")).classify([image])
     for name in ("model.safetensors", "model.json"):
         (tmp_path / name).write_bytes((model / name).read_bytes())
@@ -227,6 +218,40 @@ def test_what_is_no_picture_is_named_after_the_answers_to_the_others(model, pict
     assert len(json.loads(capsys.readouterr().out)) == 5
     assert "notes.png: not an image" in str(error.value)
     assert "half.png: " in str(error.value)
+
+
+def test_a_model_made_before_says_that_it_is_outdated_and_how_to_renew_it(model, pictures, tmp_path, capsys):
+    content = json.loads((model / "model.json").read_text())
+    del content["preprocessing"]
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/model.json").write_text(json.dumps(content))
+    (tmp_path / "old/model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    predict.main([str(pictures)], model=str(tmp_path / "old"))
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert "dvc repro" in warning
+    predict.main([str(pictures)], model=str(model))
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_folder_per_class_ends_with_how_many_are_right(model, digits, tmp_path, capsys):
+    for number in range(20):
+        label = 9 if number == 0 else digits[1][number]  # one under a wrong name
+        path = tmp_path / "set" / f"digit {label}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits[0][number, 0]).save(path)
+    predict.main([str(tmp_path / "set")], model=str(model))
+    assert capsys.readouterr().out.splitlines()[-1] == "19 of 20 right"
+    predict.main([str(tmp_path / "set")], model=str(model), as_json=True)
+    output = capsys.readouterr()
+    assert len(json.loads(output.out)) == 20 and "19 of 20 right" in output.err
+    predict.main([str(tmp_path / "set/digit 3")], model=str(model))
+    assert "right" not in capsys.readouterr().out
+
+
+def test_a_file_named_twice_is_answered_twice(model, pictures, capsys):
+    picture = str(pictures / "more/1.png")
+    predict.main([picture, picture], model=str(model), as_json=True)
+    assert len(json.loads(capsys.readouterr().out)) == 2
 
 
 @pytest.mark.parametrize(
@@ -293,10 +318,10 @@ picture = Path({str(pictures / "more/3.png")!r})
 answers = {{}}
 for uri in ("models:/digits@champion", "models:/digits/1", f"runs:/{{run.info.run_id}}/linear", logged.model_uri, None):
     classifier = open_classifier(uri)
-    answers[uri] = classifier.classes[classifier.classify([classifier.see(picture)]).argmax()]
+    answers[uri] = classifier.classes[classifier.classify([classifier.preprocess(picture)]).argmax()]
 client.log_model_artifacts(logged.model_id, str(folder))
 classifier = open_classifier(logged.model_uri)
-answers["onnx"] = classifier.classes[classifier.classify([classifier.see(picture)]).argmax()]
+answers["onnx"] = classifier.classes[classifier.classify([classifier.preprocess(picture)]).argmax()]
 assert set(answers.values()) == {{"digit 3"}} and len(answers) == 6, answers
 try: open_classifier("models:/digits@nobody")
 except Exception as error: print(type(error).__name__, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,8 +14,7 @@ import yaml
 from PIL import Image
 
 from stages.lib.files import read_json
-from stages.lib.framing import frame
-from stages.lib.pictures import read_picture, to_array, to_eight_bits
+from stages.lib.preprocessing import Preprocessing
 from stages.lib.terminal import UserError
 
 PARAMS = Path("params.yaml")
@@ -34,17 +34,25 @@ class Classifier:
         """Return the classes' names, in the order of the outputs."""
         return self.description["classes"]
 
-    def see(self, picture: Path | BinaryIO | Image.Image) -> np.ndarray:
-        """Return a picture as the model sees it, uint8 (C, H, W); raises UnreadablePictureError."""
-        channels, *_ = shape = self.description["shape"]
-        if isinstance(picture, Image.Image):
-            image = to_eight_bits(picture, channels)
-        else:
-            image = read_picture(picture, channels)
-        return to_array(frame(image, shape, self.description.get("framing")))
+    @property
+    def is_outdated(self) -> bool:
+        """Tell whether the model was made before it carried its preprocessing."""
+        return not self.description.get("preprocessing")
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """Return how a picture becomes the tensor that training saw."""
+        if self.is_outdated:
+            channels, height, width = self.description["shape"]
+            return Preprocessing((height, width), channels)
+        return Preprocessing.from_json(self.description["preprocessing"])
+
+    def preprocess(self, picture: Path | BinaryIO | Image.Image) -> np.ndarray:
+        """Return a picture as the model's training saw it, uint8 (C, H, W); raises UnreadablePictureError."""
+        return self.preprocessing.tensor(picture)
 
     def classify(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Return probabilities float32 (N, K) of images as `see` returns them."""
+        """Return probabilities float32 (N, K) of images as `preprocess` returns them."""
         return self.run(np.stack(images))
 
 
@@ -118,7 +126,7 @@ def read_onnx(path: Path) -> Classifier:
     metadata = session.get_modelmeta().custom_metadata_map
     if not {"task", "classes", "shape"} <= metadata.keys():
         raise UserError(f"{path} does not say what it classifies: its metadata lack task, classes or shape")
-    description = {key: json.loads(metadata[key]) for key in ("classes", "shape", "framing") if key in metadata}
+    description = {key: json.loads(metadata[key]) for key in ("classes", "shape", "preprocessing") if key in metadata}
     name = session.get_inputs()[0].name
     return Classifier(lambda images: session.run(None, {name: images})[0], metadata | description)
 

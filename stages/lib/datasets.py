@@ -15,6 +15,7 @@ from stages.lib.files import read_json, read_tensors
 from stages.lib.terminal import UserError
 
 RAW = Path("data/raw")
+FILES = RAW / "files.csv"
 SPLIT = Path("data/split")
 
 
@@ -28,6 +29,8 @@ class Dataset:
     shape: list[int]  # (C, H, W) of an image, (F,) of a row
     digests: dict[str, str]  # sha256 of train.safetensors and test.safetensors, by part
     inputs: list[str] = field(default_factory=list)  # regression: the inputs' names, where they have any
+    preprocessing: dict[str, Any] | None = None  # how a picture becomes a tensor, see preprocessing.py
+    shared_files: int = 0  # test pictures that are also in train, byte for byte
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,6 @@ class Split:
     mean: Tensor  # float32 (C,), of the training part, in units of pixel / 255
     std: Tensor  # float32 (C,), likewise
     digest: str  # sha256 of indices.safetensors
-    framing: dict[str, Any] | None = None  # what all training images have in common, see framing.py
 
 
 def describe() -> Dataset:
@@ -64,7 +66,7 @@ def load_split() -> Split:
     """Return the training and validation part; raises UserError before split has run."""
     facts = read_json(made_by("split", SPLIT / "split.json"))
     tensors = read_tensors(made_by("split", SPLIT / "indices.safetensors"))
-    return Split(**tensors, digest=facts["digest"], framing=facts.get("framing"))
+    return Split(**tensors, digest=facts["digest"])
 
 
 def made_by(stage: str, path: Path) -> Path:

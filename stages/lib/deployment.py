@@ -206,7 +206,7 @@ def onnx_metadata(description: dict[str, Any]) -> dict[str, str]:
     """Return the metadata of an ONNX file: names as they are, everything else as JSON."""
     import onnx
 
-    keys = ("architecture", "dataset", "task", "classes", "shape", "framing", "weights_sha256")
+    keys = ("architecture", "dataset", "task", "classes", "shape", "preprocessing", "weights_sha256")
     facts = {key: description.get(key) for key in keys}
     facts["versions"] = {"torch": torch.__version__, "onnx": onnx.__version__, "opset": OPSET}
     return {key: fact if isinstance(fact, str) else json.dumps(fact) for key, fact in facts.items()}

@@ -37,6 +37,7 @@ class Data(Section):
     size: Annotated[int, Field(ge=8, le=512, strict=True)]
     channels: Literal[1, 3]
     test: Fraction
+    allow_duplicates: bool
 
 
 class Split(Section):

@@ -13,10 +13,10 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from threading import Thread
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import yaml
@@ -24,8 +24,9 @@ from pydantic import Field, StringConstraints, ValidationError
 from torch import Tensor
 
 from stages.lib.files import replacing
-from stages.lib.images import read_folder
+from stages.lib.image_folder import read_folder
 from stages.lib.params import Count, Data, Section, Seed, describe_mistake
+from stages.lib.preprocessing import Framing, Preprocessing
 from stages.lib.terminal import UserError, nearest, progress
 
 DATA = Path("data")
@@ -51,6 +52,13 @@ class Folder(Section):
     install: str
 
 
+class DeclaredFraming(Section):
+    """What all pictures of a set have in common; `content` in pixels, none where they are not centred by mass."""
+
+    background: Literal["dark", "light"]
+    content: Count | Literal["none"]
+
+
 class Files(Section):
     """A classification whose files have official mirrors."""
 
@@ -61,6 +69,7 @@ class Files(Section):
     sha256: Annotated[dict[str, Digest], Field(min_length=1)]
     packages: tuple[Wheel, ...] = ()
     folders: tuple[Folder, ...] = ()
+    framing: DeclaredFraming | None = None
 
 
 class Noise(Section):
@@ -94,23 +103,39 @@ class Source:
     classes: list[str]
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
-    inputs: list[str]
+    inputs: list[str] = field(default_factory=list)  # regression: the inputs' names, where they have any
+    preprocessing: Preprocessing | None = None  # of pictures
+    files: list[dict[str, Any]] = field(default_factory=list)  # of a folder: split, index, file, label
+    shared_files: int = 0  # test pictures that are also in train, byte for byte
 
 
 def read_source(name: str, data: Data) -> Source:
     """Return the dataset in the folder data/`name`; raises UserError if there is none or it cannot be had."""
     folder = find_folder(name)
     if not (folder / "dataset.yaml").exists():
-        return Source("classification", *read_folder(folder, data), inputs=[])
+        found = read_folder(folder, data)
+        return Source("classification", **vars(found))
     settings = read_settings(folder / "dataset.yaml")
     if isinstance(settings, Files):
         train, test = READERS[settings.format](find_files(name, settings))
         for images, labels in (train, test):
             if len(images) != len(labels) or labels.max() >= len(settings.classes):
                 raise UserError(f"{folder / 'dataset.yaml'}: its files do not fit each other, or not its classes")
-        return Source("classification", settings.classes, train, test, [])
+        preprocessing = declared_preprocessing(train[0], settings.framing)
+        return Source("classification", settings.classes, train, test, preprocessing=preprocessing)
     rows, inputs, targets = make_noise(settings) if isinstance(settings, Noise) else read_table(folder, settings)
     return Source("regression", targets, rows, rows, inputs)
+
+
+def declared_preprocessing(images: Tensor, declared: DeclaredFraming | None) -> Preprocessing:
+    """Return how a picture becomes a tensor like these, uint8 (N, C, H, W), framed as dataset.yaml declares."""
+    channels, height, width = images.shape[1:]
+    if declared is None:
+        return Preprocessing((height, width), channels)
+    if channels != 1:
+        raise UserError("dataset.yaml: framing is for grey pictures; remove it")
+    content = None if declared.content == "none" else declared.content
+    return Preprocessing((height, width), channels, framing=Framing(declared.background, content))
 
 
 def find_folder(name: str) -> Path:
