@@ -31,7 +31,7 @@ def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's 
     courier = tracking.Courier() if tracking.enabled() else None
 
     from stages.lib import architectures, datasets, training
-    from stages.lib.batches import Batches
+    from stages.lib.batches import Batches, Purpose, draw_seed
     from stages.lib.checkpoints import Checkpoint, code_digests, end_with_parent, fingerprint
     from stages.lib.reporting import Report
 
@@ -48,7 +48,7 @@ def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's 
         for part in (split.train, split.validation)
     ]
 
-    torch.manual_seed(params.seed)
+    torch.manual_seed(draw_seed(params.seed, Purpose.WEIGHTS, 0))
     hyperparameters = architectures.complete(architecture, hyperparameters)
     model = architectures.build(architecture, dataset.shape, len(dataset.classes), hyperparameters)
     loop = training.Training(model, *parts, recipe, params.seed)

@@ -1,9 +1,11 @@
 """Batches: normalised, shuffled and augmented as a whole, the same for the same seed."""
 
+import itertools
+
 import pytest
 import torch
 
-from stages.lib.batches import Batches, augmented, shuffled
+from stages.lib.batches import Batches, Purpose, augmented, draw_seed, shuffled
 from stages.lib.params import Augment
 
 OFF = {"rotate": 0, "shift": 0, "scale": 0, "shear": 0, "flip": False, "erase": 0}
@@ -64,6 +66,21 @@ def test_an_epoch_sees_every_example_once_in_an_order_of_seed_and_epoch_alone():
     assert torch.equal(order, shuffled(1000, seed=3, epoch=0))
     assert not torch.equal(order, shuffled(1000, seed=3, epoch=1))
     assert not torch.equal(order, shuffled(1000, seed=4, epoch=0))
+
+
+def test_no_seeds_order_is_another_seeds_order_of_another_epoch():
+    other = pow(1_000_003, -1, 2**32)  # × 1,000,003 is 1 there
+    assert not torch.equal(shuffled(1000, seed=other, epoch=0), shuffled(1000, seed=0, epoch=1))
+
+
+def test_seed_purpose_and_number_each_reach_both_halves_of_the_generators_seed():
+    draws = list(itertools.product([0, 1, 3, 2**32 - 1], Purpose, [0, 1, 1000, 2**32 - 1]))
+    seeds = [draw_seed(*draw) for draw in draws]
+    assert seeds == [draw_seed(*draw) for draw in draws]
+    for half in ({seed % 2**32 for seed in seeds}, {seed >> 32 for seed in seeds}):
+        assert len(half) == len(draws)
+    for seed in seeds:
+        assert torch.Generator().manual_seed(seed).initial_seed() == seed
 
 
 def test_augmentation_off_changes_nothing(noise):

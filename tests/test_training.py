@@ -1,5 +1,6 @@
 """The training loop: every part of the recipe does what its name says, and the numbers are right."""
 
+import itertools
 import math
 import types
 
@@ -306,6 +307,39 @@ def test_training_images_are_augmented_and_validation_images_are_not():
     row, plain = run(loop).epochs[0], run(make(learning_rate=1e-9, epochs=1)).epochs[0]
     assert row["train_loss"] != pytest.approx(plain["train_loss"], abs=1e-3)
     assert row["val_loss"] == pytest.approx(plain["val_loss"], abs=1e-6)
+
+
+# --- the seed ---------------------------------------------------------------------------------------------------------
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def drawn(seed, step, device):
+    """Return the images and the dropout mask of a step; weights and examples are always the same."""
+    whole = pictures()
+    statistics = torch.tensor([0.4]), torch.tensor([0.2])
+    train = Batches(whole.inputs.to(device), whole.targets.to(device), *statistics)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 4))
+    augment = {"rotate": 20, "shift": 0.2, "erase": 0.5}
+    loop = Training(model, train, train, recipe(device=device, augment=augment), seed)
+    seen = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].cpu()))
+    model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.cpu() == 0))
+    loop.progress.epoch, loop.progress.step = divmod(step, loop.steps_per_epoch)
+    loop.take_step(torch.arange(16, device=device))
+    return seen
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_each_seed_has_augmentations_and_dropout_masks_of_its_own_at_every_step(device):
+    keys = list(itertools.product((0, 1, 3, 2**32 - 1), (0, 1, 1000)))  # seeds, steps
+    draws = [drawn(*key, device) for key in keys]
+    for (images, mask), (other_images, other_mask) in itertools.combinations(draws, 2):
+        assert not torch.equal(images, other_images) and not torch.equal(mask, other_mask)
+    for key, (images, mask) in zip(keys, draws, strict=True):
+        same_images, same_mask = drawn(*key, device)
+        assert torch.equal(images, same_images) and torch.equal(mask, same_mask), key
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------

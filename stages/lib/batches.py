@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from enum import IntEnum
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -38,9 +40,26 @@ class Batches:
         return images.contiguous(memory_format=torch.channels_last), targets
 
 
+class Purpose(IntEnum):
+    """What random numbers are drawn for; each purpose has its own streams."""
+
+    WEIGHTS = 0
+    ORDER = 1
+    STEP = 2
+
+
+def draw_seed(seed: int, purpose: Purpose, number: int) -> int:
+    """Return a generator's seed (64 bits) for one draw; `seed` and `number` are below 2**32.
+
+    All three reach its low 32 bits: torch's CPU generator takes no others, CUDA's takes all 64.
+    """
+    words = np.array((seed, purpose, number), dtype=np.uint32)  # always three: (5,) would equal (5, 0)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+
+
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:
     """Return the order of an epoch: a permutation int64 (count,) that depends on seed and epoch alone."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed(draw_seed(seed, Purpose.ORDER, epoch))
     return torch.randperm(count, generator=generator)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from stages.lib.batches import Batches, shuffled
+from stages.lib.batches import Batches, Purpose, draw_seed, shuffled
 from stages.lib.datasets import evaluation_batch
 from stages.lib.optimizers import learning_rate, make_optimizers
 from stages.lib.params import Train
@@ -168,7 +168,7 @@ class Training:
         """Train on the examples `index`; all that is random in it depends on seed and step alone."""
         progress, recipe = self.progress, self.recipe
         step = progress.epoch * self.steps_per_epoch + progress.step
-        self.reseed((self.seed << 32) + step)
+        self.reseed(draw_seed(self.seed, Purpose.STEP, step))
         rate = learning_rate(recipe, step, self.steps_per_epoch)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
