@@ -84,7 +84,7 @@ def write_outputs(
     from stages.lib.files import sha256, write_json, write_rows, write_tensors
 
     progress = loop.progress
-    best = progress.history[progress.best_epoch - 1]
+    best = progress.best_row
     write_tensors(folder / "model.safetensors", loop.best)
     write_rows(folder / "history.csv", progress.history)
     write_json(folder / "run.json", {"training": training})

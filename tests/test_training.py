@@ -315,7 +315,7 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def drawn(seed, step, device):
-    """Return the images and the dropout mask of a step; weights and examples are always the same."""
+    """Return images and dropout mask of a step; weights and examples are always the same."""
     whole = pictures()
     statistics = torch.tensor([0.4]), torch.tensor([0.2])
     train = Batches(whole.inputs.to(device), whole.targets.to(device), *statistics)
@@ -420,13 +420,14 @@ def scripted(loop, values, metric="val_loss"):
     [
         ("val_loss", "min", [3.0, 1.0, 2.0], 2),
         ("val_accuracy", "max", [0.3, 0.5, 0.9], 3),
-        ("val_accuracy", "max", [0.9, 0.5, 0.9], 1),  # the first of equals
+        ("val_loss", "min", [2.0, 1.0, 1.0], 2),  # the first of equals
     ],
 )
 def test_the_best_epoch_is_chosen_by_monitor_and_mode_and_its_weights_are_kept(monitor, mode, values, best):
     loop = scripted(make(epochs=3, keep_every=1, monitor=monitor, mode=mode), values, monitor)
     record = run(loop)
-    assert loop.progress.best_epoch == best and loop.progress.best_value == values[best - 1]
+    assert loop.progress.best_epoch == best
+    assert loop.progress.best_row[monitor] == values[best - 1]
     for epoch, kept in record.kept.items():
         same = all(torch.equal(kept[name], tensor) for name, tensor in loop.best.items())
         assert same == (epoch == best)
@@ -441,6 +442,33 @@ def test_by_default_accuracy_chooses_the_best_epoch():
 def test_training_stops_after_patience_epochs_without_improvement():
     loop = scripted(make(epochs=9, patience=2), [3.0, 1.0, 2.0, 0.5, 0.6, 0.5, 0.1])
     assert len(run(loop).epochs) == 6 and loop.progress.best_epoch == 4 and loop.progress.finished
+
+
+def saturated(losses, **changes):
+    """Return a loop whose validation accuracy is always 1, with losses as given."""
+    loop = make(epochs=len(losses), monitor="auto", mode="auto", **changes)
+    loop = scripted(loop, itertools.repeat(1.0), "val_accuracy")
+    return scripted(loop, losses, "val_loss")
+
+
+@pytest.mark.parametrize(("losses", "best"), [([1.3, 0.5, 0.4, 0.7], 3), ([0.6, 0.5, 0.5], 2)])
+def test_of_epochs_with_equal_scores_the_one_with_the_lowest_loss_is_the_best(losses, best):
+    loop = saturated(losses, keep_every=1)
+    record = run(loop)
+    assert loop.progress.best_epoch == best
+    assert all(torch.equal(record.kept[best][name], tensor) for name, tensor in loop.best.items())
+
+
+def test_a_lower_loss_at_an_equal_score_starts_patience_anew():
+    loop = saturated([1.3, 1.2, 1.1, 1.0, 1.1, 1.1, 0.1], patience=2)
+    assert len(run(loop).epochs) == 6 and loop.progress.best_epoch == 4
+
+
+def test_a_higher_score_wins_over_a_lower_loss():
+    loop = make(epochs=3, monitor="auto", mode="auto")
+    loop = scripted(loop, [0.9, 0.8, 0.9], "val_accuracy")
+    run(scripted(loop, [0.5, 0.1, 0.4], "val_loss"))
+    assert loop.progress.best_epoch == 3
 
 
 def test_patience_zero_trains_to_the_end():

@@ -53,7 +53,7 @@ def draw_seed(seed: int, purpose: Purpose, number: int) -> int:
 
     All three reach its low 32 bits: torch's CPU generator takes no others, CUDA's takes all 64.
     """
-    words = np.array((seed, purpose, number), dtype=np.uint32)  # always three: (5,) would equal (5, 0)
+    words = np.array((seed, purpose, number), dtype=np.uint32)  # always three: (5,) equals (5, 0)
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
 

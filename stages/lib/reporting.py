@@ -162,7 +162,7 @@ class Report:
         """Record outputs and pictures of `folder` (models/<architecture>), register the model, close the run."""
         from stages.lib.figures import draw_learning_curves
 
-        best = self.loop.progress.history[self.loop.progress.best_epoch - 1]
+        best = self.loop.progress.best_row
         scores = ", ".join(f"{name} {value:.4f}" for name, value in best.items() if name.startswith("val_"))
         since = " since it resumed" if self.resumed else ""
         self.say(f"{self.architecture}: best epoch {best['epoch']}, {scores}, in {self.seconds:.1f} s{since}")

@@ -32,8 +32,12 @@ class Progress:
     step: int = 0  # of this epoch
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
-    best_value: float | None = None
     finished: bool = False
+
+    @property
+    def best_row(self) -> dict[str, float]:
+        """Return the history's row of the best epoch."""
+        return self.history[self.best_epoch - 1]
 
 
 @dataclass(frozen=True)
@@ -225,13 +229,17 @@ class Training:
         if not math.isfinite(metrics["val_loss"]):
             raise UserError(f"val_loss is not finite after epoch {progress.epoch}; try a lower learning_rate")
         progress.history.append(row)
-        value, best = row[self.monitor], progress.best_value
-        if best is None or (value > best if self.highest_is_best else value < best):
-            progress.best_value, progress.best_epoch = value, progress.epoch
+        if min(progress.history, key=self.rank) is row:  # the first of equals
+            progress.best_epoch = progress.epoch
             self.best = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
         waited = progress.epoch - progress.best_epoch
         progress.finished = progress.epoch == recipe.epochs or (recipe.patience and waited >= recipe.patience) or False
         return row
+
+    def rank(self, row: dict[str, float]) -> tuple[float, float]:
+        """Return what is lowest for the best epoch: its score, then val_loss among equals."""
+        score = row[self.monitor]
+        return -score if self.highest_is_best else score, row["val_loss"]
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:

@@ -257,7 +257,7 @@ def train_ours(name: str, dataset: str = "mnist", hyperparameters: dict | None =
     loop.run(quiet, save=lambda _: None, due=lambda: False)
     seconds = time.perf_counter() - started
     if data.task == "regression":
-        loss = loop.progress.best_value
+        loss = loop.progress.best_row["val_loss"]
         return loss, loss, seconds
     loop.model.load_state_dict(loop.best)
     loop.validation, loop.average = Batches(*data.test, *statistics), None
