@@ -10,7 +10,7 @@ from conftest import Project, copy_sources
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from test_training import Recorder, recipe, run, weights
 
-from stages.lib import architectures
+from stages.lib import architectures, metrics
 from stages.lib.batches import Batches
 from stages.lib.files import read_json, read_tensors
 from stages.lib.terminal import UserError
@@ -108,6 +108,28 @@ def test_metrics_are_those_of_scikit_learn():
     assert row["val_loss"] == pytest.approx(mean_squared_error(targets, outputs))
     assert row["val_mae"] == pytest.approx(mean_absolute_error(targets, outputs))
     assert row["val_r2"] == pytest.approx(r2_score(targets, outputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [2, 10, 1000])
+@pytest.mark.parametrize("value", [0.1, 1e6 + 0.1, 0.0])
+def test_training_and_evaluation_agree_on_r2_also_for_a_constant_target(value, rows, dtype):
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(rows, 3, generator=generator, dtype=dtype)
+    targets[:, 1] = value
+    outputs = targets + torch.randn(rows, 3, generator=generator, dtype=dtype)
+    for constant, expected in ((outputs[:, 1], 0), (targets[:, 1], 1)):
+        outputs[:, 1] = constant
+        others = r2_score(targets[:, ::2], outputs[:, ::2])
+        in_training = make().score(outputs, targets)["val_r2"]
+        assert in_training == pytest.approx((2 * others + expected) / 3, rel=1e-4)
+        assert metrics.regression(outputs, targets)["r2"] == metrics.significant(in_training)
+
+
+def test_r2_of_a_single_row_is_0_in_training_unless_it_is_exact():
+    targets = torch.tensor([[3.0, 4.0]])
+    assert make().score(targets + 1, targets)["val_r2"] == 0
+    assert make().score(targets, targets)["val_r2"] == 1
 
 
 def test_a_short_last_batch_counts_by_its_rows():

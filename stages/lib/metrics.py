@@ -1,9 +1,11 @@
-"""Numbers about predictions; scikit-learn and SciPy compute them."""
+"""Numbers about predictions; scikit-learn and SciPy compute those of classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from stages.lib.regression import regression_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,13 +35,10 @@ def classification(probabilities: Tensor, labels: Tensor, top_k: int, confidence
 
 
 def regression(outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """Return mean squared error (the loss), mean absolute error and R² of outputs (N, T) for targets (N, T)."""
-    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
-
-    outputs, targets = outputs.double(), targets.double()
-    scores = {"loss": mean_squared_error(targets, outputs), "mae": mean_absolute_error(targets, outputs)}
-    if len(targets) > 1:  # R² needs a variance
-        scores["r2"] = r2_score(targets, outputs)
+    """Return the scores of outputs (N, T) for targets (N, T); a single row has no R²."""
+    scores = regression_scores(outputs, targets)
+    if len(targets) == 1:  # R² needs a variance
+        del scores["r2"]
     return {key: significant(value) for key, value in scores.items()}
 
 

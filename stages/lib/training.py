@@ -17,6 +17,7 @@ from stages.lib.batches import Batches, Purpose, draw_seed, shuffled
 from stages.lib.datasets import evaluation_batch
 from stages.lib.optimizers import learning_rate, make_optimizers
 from stages.lib.params import Train
+from stages.lib.regression import regression_scores
 from stages.lib.terminal import UserError
 
 
@@ -259,11 +260,8 @@ class Training:
     def score(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Return the validation metrics of outputs (N, K) and targets (N) or (N, T)."""
         if not self.is_classification:
-            outputs, targets = outputs.cpu().double(), targets.cpu().double()  # Apple's GPUs have no float64
-            error = outputs - targets
-            unexplained = error.square().mean(0) / targets.var(0, correction=0).clamp_min(1e-12)  # (T,)
-            mse, mae = error.square().mean(), error.abs().mean()
-            return {"val_loss": float(mse), "val_mae": float(mae), "val_r2": 1 - float(unexplained.mean())}
+            scores = regression_scores(outputs, targets)
+            return {f"val_{name}": value for name, value in scores.items()}
         top_k = min(self.recipe.top_k, outputs.shape[1])
         hits = outputs.topk(top_k, 1).indices == targets[:, None]
         return {
