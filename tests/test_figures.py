@@ -1,8 +1,10 @@
 import logging
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 
 from stages.lib import architectures, figures, metrics
@@ -96,6 +98,36 @@ def test_mistakes_are_drawn_large_or_small_and_their_absence_is_said(tmp_path):
 def test_learning_curves_are_drawn_for_any_histories(tmp_path, histories):
     figures.draw_learning_curves(histories, tmp_path / "curves.png")
     assert size(tmp_path / "curves.png")[0] == 1280
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Return a list that takes every figure that is drawn."""
+    figures_drawn, drawing = [], figures.drawing
+
+    @contextmanager
+    def remember(*arguments, **settings):
+        with drawing(*arguments, **settings) as figure:
+            figures_drawn.append(figure)
+            yield figure
+
+    monkeypatch.setattr(figures, "drawing", remember)
+    return figures_drawn
+
+
+@pytest.mark.parametrize("count", [1, 6, 23])
+def test_learning_curves_say_what_only_the_trainings_loss_includes(tmp_path, drawn, count):
+    histories = {f"simplenet {index}": history(9, val_accuracy=0.9) for index in range(count)}
+    figures.draw_learning_curves(histories, tmp_path / "curves.png")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    texts = figure.findobj(Text)
+    (caption,) = (text for text in texts if "label smoothing, dropout" in text.get_text())
+    place = caption.get_window_extent()
+    assert min(place.x0, place.y0) >= 0 and place.x1 <= figure.bbox.x1
+    others = [*figure.axes, *(axes.xaxis.label for axes in figure.axes)]
+    others += [text for legend in figure.legends for text in legend.get_texts()]
+    assert not any(place.overlaps(other.get_window_extent()) for other in others)
 
 
 def test_the_line_up_is_drawn_with_one_architecture_and_with_many(tmp_path):

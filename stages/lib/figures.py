@@ -46,6 +46,10 @@ FALLBACK_FONTS = (  # for names in scripts that DejaVu lacks; those installed ar
 )
 GOOD, BAD, QUIET = "#0072b2", "#d55e00", "0.55"  # blue and vermilion of the Okabe-Ito palette
 MARKERS = "osD^vP*X<>"
+LOSSES = (
+    "The training's loss includes label smoothing, dropout and augmentation "
+    "where the recipe has them; the validation's has none."
+)
 ACCURACY_TICKS = (0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
 
 
@@ -118,7 +122,7 @@ def draw_learning_curves(histories: Mapping[str, pd.DataFrame | list[dict[str, A
     score = next((key for key in ("val_accuracy", "val_r2") if all(key in frame for frame in frames.values())), None)
     order = sorted(frames, key=lambda name: best_score(frames[name], score), reverse=True)
     looks = line_looks(list(frames))
-    with drawing(path, height=3.9 if score else 3.4) as figure:
+    with drawing(path, height=4.1 if score else 3.6) as figure:
         panels = figure.subplots(1, 2 if score else 1, squeeze=False)[0]
         for name in order:
             frame, look = frames[name], looks[name]
@@ -146,7 +150,15 @@ def draw_learning_curves(histories: Mapping[str, pd.DataFrame | list[dict[str, A
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         handles, labels = panels[0].get_legend_handles_labels()
         labels = [f"{name} {describe_best(frames[name], score)}" for name in labels]
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+        legend = figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=min(3, len(labels)),
+            title=LOSSES,  # the one place that the layout keeps clear of the legend
+            title_fontsize=8.5,
+        )
+        legend.get_title().set_color("0.35")
 
 
 def draw_leaderboard(rows: Sequence[Mapping[str, Any]], confidence: float, path: Path) -> None:
