@@ -69,6 +69,8 @@ class Report:
         self.say(f"{self.architecture}: {count(loop.model):,} parameters on {self.per_epoch:,} examples ({place})")
         if self.checkpoint.warning:
             self.say(f"warning: {self.checkpoint.warning}")
+        if warning := ema_warning(loop):
+            self.say(f"warning: {warning}")
         if resumed:
             self.say(f"{self.architecture}: resumes at epoch {loop.progress.epoch + 1}, step {loop.progress.step}")
         else:
@@ -212,6 +214,20 @@ class Report:
             "tags": {key: value for key, value in tags.items() if value},
             "datasets": lineage.dataset_facts(self.dataset.name, self.facts["split"], self.dataset.digests["test"]),
         }
+
+
+def ema_warning(loop: Training) -> str | None:
+    """Return what to change where the moving average remembers more steps than the training has."""
+    ema, steps = loop.recipe.ema, loop.recipe.epochs * loop.steps_per_epoch
+    memory = 1 / (1 - ema)
+    if round(memory) <= steps:
+        return None
+    fitting = 1 - float(f"{10 / steps:.0e}")  # remembers about a tenth of the steps
+    advice = f"{fitting:g}, or 0 (off)" if fitting > 0 else "0 (off)"
+    return (
+        f"ema = {ema} averages the weights of the last {memory:,.0f} steps, but this training "
+        f"has {steps:,}: nearly untrained weights would ship; try ema = {advice}"
+    )
 
 
 def open_tensorboard(architecture: str, checkpoint: Checkpoint) -> SummaryWriter:
