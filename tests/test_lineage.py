@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import copy_sources
 
 from stages.lib import lineage
 
@@ -51,6 +52,20 @@ def change(folder):
 
 def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_clone_has_the_same_bytes_where_git_converts_line_ends(repository, tmp_path):
+    copy_sources(repository)
+    (repository / "windows.py").write_bytes(b"one\r\ntwo\r\n")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "sources")
+    clone = tmp_path / "clone"
+    git("clone", "--quiet", "-c", "core.autocrlf=true", str(repository), str(clone))
+    names = git("ls-files", "-z").decode().rstrip("\0").split("\0")
+    assert {"dvc.yaml", "params.yaml", "stages/train.py"} <= set(names)
+    for name in names:
+        assert (clone / name).read_bytes() == (repository / name).read_bytes(), name
+    assert not git("status", "--porcelain", cwd=clone)
 
 
 @pytest.mark.parametrize("setting", [None, "diff.noprefix=true", "color.ui=always", "diff.mnemonicPrefix=true"])
