@@ -388,6 +388,30 @@ def test_a_bad_table_is_refused_with_the_cell_named(project, cells, message):
         fetch.main()
 
 
+def write_table(encoding):
+    """Write a table whose header has a letter that is not ASCII, line ends as on Windows."""
+    rows = ["Größe,dose,apples,oranges", "1,2,3,4", "2,3,4,5", ""]
+    Path("data/yields/yields.csv").write_bytes("\r\n".join(rows).encode(encoding))
+    choose("yields")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_table_that_is_not_utf_8_is_named_with_how_to_save_it(project, encoding):
+    write_table(encoding)
+    with pytest.raises(UserError) as caught:
+        fetch.main()
+    message = str(caught.value)
+    assert message.startswith("data/yields/yields.csv is not UTF-8") and "CSV UTF-8" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_table_in_utf_8_is_read_with_and_without_a_byte_order_mark(project, encoding):
+    write_table(encoding)
+    fetch.main()
+    assert datasets.describe().inputs == ["Größe", "dose"]
+
+
 def test_a_table_that_names_a_column_twice_is_refused(project):
     Path("data/yields/yields.csv").write_text("temperature,rainfall,rainfall,apples,oranges\n1,2,3,4,5\n")
     choose("yields")

@@ -427,8 +427,7 @@ def read_table(folder: Path, settings: Table) -> tuple[tuple[Tensor, Tensor], li
     path = folder / settings.table
     if not path.is_file():
         raise UserError(f"{path} is missing, the table that {folder / 'dataset.yaml'} names")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    header, *rows = _read_cells(path)
     if len(set(header)) < len(header):
         raise UserError(f"{path} names a column twice; rename one")
     for target in settings.targets:
@@ -441,6 +440,16 @@ def read_table(folder: Path, settings: Table) -> tuple[tuple[Tensor, Tensor], li
     columns = {name: values[:, header.index(name)] for name in header}
     pair = tuple(torch.stack([columns[name] for name in names], dim=1) for names in (inputs, settings.targets))
     return pair, inputs, settings.targets
+
+
+def _read_cells(path: Path) -> list[list[str]]:
+    """Return the cells of a CSV file's rows, the header first; UserError if it is not UTF-8."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return [row for row in csv.reader(file) if row] or [[]]
+    except UnicodeDecodeError:
+        hint = "save it as 'CSV UTF-8 (Comma delimited)', as Excel calls it"
+        raise UserError(f"{path} is not UTF-8: {hint}") from None
 
 
 def parse_row(row: list[str], header: list[str], place: str) -> list[float]:
