@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import Project
 from PIL import Image
 
 from stages import split
@@ -123,6 +124,13 @@ def test_the_picture_of_samples_is_a_picture(project):
     with Image.open(SPLIT / "samples.png") as picture:
         picture.load()
         assert min(picture.size) > 100
+
+
+def test_a_stage_that_draws_runs_with_the_backend_of_a_notebook(project):
+    write_images()
+    notebook = "module://matplotlib_inline.backend_inline"
+    Project(project).run("python", "-m", "stages.split", MPLBACKEND=notebook, PYTHONPATH=str(ROOT))
+    assert (SPLIT / "samples.png").stat().st_size
 
 
 @pytest.mark.parametrize(("smallest", "part"), [(1, 0.2), (3, 0.05)])

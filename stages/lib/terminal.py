@@ -27,6 +27,7 @@ def run(main: Callable[..., None]) -> None:
 
     gc.set_threshold(100_000)  # a fifth of the time that imports take went into looking for garbage
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages for tensors: 2 to 15 % of a step of convolutions
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's fails on import where its package is missing
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     try:
