@@ -502,6 +502,28 @@ def test_a_dataset_with_an_odd_name_and_odd_classes_goes_all_the_way(untrained):
     assert len(the_run(client, ODD).inputs.dataset_inputs) == 3
 
 
+KILLED_WRITER = """
+import os, signal
+from stages.lib import tracking
+
+client = tracking.connect()
+for number in range(20):
+    client.create_experiment(f"old {number}")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_new_store_takes_nothing_from_the_log_of_a_deleted_one(untrained):
+    subprocess.run([sys.executable, "-c", KILLED_WRITER], check=False)
+    assert Path("mlflow.db-wal").stat().st_size
+    Path("mlflow.db").unlink()
+
+    names = [experiment.name for experiment in tracking.connect().search_experiments()]
+    assert names == ["Default"]
+    with sqlite3.connect("mlflow.db") as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
 def test_a_store_named_by_a_relative_address_is_the_repositorys_own(project, monkeypatch, tmp_path):
     expected = snapshot(tracking.connect())
     monkeypatch.setattr(tracking.store, "SERVER", "sqlite:///mlflow.db")

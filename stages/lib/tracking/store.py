@@ -125,6 +125,8 @@ def create_store(path: Path) -> None:
     SqlAlchemyStore(f"sqlite:///{new}", str(path.parent / "mlartifacts")).engine.dispose()
     with contextlib.closing(sqlite3.connect(new)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
+    for suffix in ("-wal", "-shm"):  # of a deleted store: SQLite would replay them into the new one
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
     new.rename(path)
 
 
