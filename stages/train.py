@@ -39,9 +39,12 @@ def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's 
     training.make_deterministic()
     device = training.resolve_device(recipe.device)
     precision = training.resolve_precision(recipe.precision, device)
-    recipe = recipe.model_copy(update={"device": device.type, "precision": precision})
 
     dataset, split = datasets.describe(), datasets.load_split()
+    epochs, _ = params.epochs(architecture, len(split.train))
+    resolved = {"device": device.type, "precision": precision, "epochs": epochs}
+    recipe = recipe.model_copy(update=resolved)
+
     inputs, targets = datasets.load("train")
     parts = [
         Batches(inputs[part].to(device), targets[part].to(device), split.mean, split.std)
@@ -56,7 +59,7 @@ def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's 
     facts = {
         "architecture": architecture,
         "hyperparameters": hyperparameters,
-        "recipe": recipe.model_dump(),
+        "recipe": recipe.model_dump(exclude={"passes"}),  # has done its work: epochs is a number
         "seed": params.seed,
         "data": dataset.digests["train"],
         "split": split.digest,

@@ -99,9 +99,8 @@ def make_project(folder: Path, images: int = 300) -> Project:
     project.set(dataset="digits", data__size=8, architectures=["linear", "mlp"])
     project.set(**{f"train__{key}": value for key, value in QUICK.items()})
     params = yaml.safe_load(project.read("params.yaml"))
-    for section in params["models"].values():  # the recipes' own lengths would take minutes
-        for key in QUICK:
-            section.pop(key, None)
+    for section in params["models"].values():
+        section.pop("batch_size", None)  # linear's is larger than the whole set
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     project.run("git", "init", "--quiet")
     project.run("git", "config", "user.email", "tests@example.org")

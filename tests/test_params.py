@@ -37,9 +37,13 @@ def test_the_params_that_ship_are_valid():
         (("train", "learning_rat", 1), ["unknown key 'train.learning_rat'", "did you mean 'learning_rate'?"]),
         (("train", "augment", "rotat", 1), ["unknown key 'train.augment.rotat'", "'rotate'"]),
         (("trian", {}), ["unknown key 'trian'", "'train'"]),
-        (("train", "epochs", "ten"), ["train.epochs = 'ten'", "integer"]),
-        (("train", "epochs", 0), ["train.epochs = 0", "greater than or equal to 1"]),
-        (("train", "epochs", 2.5), ["train.epochs = 2.5", "integer"]),
+        (("train", "epochs", "ten"), ["train.epochs = 'ten'", "a whole number, or auto"]),
+        (("train", "epochs", 0), ["train.epochs = 0", "a whole number, or auto", "1 is the smallest"]),
+        (("train", "epochs", 2.5), ["train.epochs = 2.5", "a whole number, or auto"]),
+        (("train", "epochs", True), ["train.epochs = True", "a whole number, or auto"]),
+        (("models", "cnn", "epochs", "many"), ["models.cnn.epochs = 'many'", "a whole number, or auto"]),
+        (("train", "passes", "auto"), ["train.passes = 'auto'", "integer"]),
+        (("train", "schedule", "step"), ["schedule = 'step' needs a number of epochs", "train.epochs"]),
         (("train", "learning_rate", -1), ["train.learning_rate = -1", "greater than 0"]),
         (("train", "learning_rate", float("nan")), ["train.learning_rate"]),
         (("train", "optimizer", "adamm"), ["train.optimizer = 'adamm'", "'sgd', 'adam', 'adamw' or 'muon'"]),
@@ -90,6 +94,132 @@ def test_overrides_of_one_architecture_leave_the_others_alone(tmp_path):
     assert recipe.epochs == 77 and recipe.augment.flip and hyperparameters == {"channels": [8]}
     assert recipe.augment.rotate == params.train.augment.rotate
     assert params.recipe("linear")[0].epochs != 77
+
+
+MNIST = {  # the resolved recipes of the six on MNIST, 48,000 training images
+    "batch_size": 256,
+    "optimizer": "adamw",
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 0.01,
+    "schedule": "one_cycle",
+    "warmup": 0.2,
+    "step_epochs": 5,
+    "step_factor": 0.1,
+    "clip_norm": 0,
+    "label_smoothing": 0.05,
+    "ema": 0,
+    "monitor": "auto",
+    "mode": "auto",
+    "patience": 0,
+    "keep_every": 0,
+    "top_k": 3,
+    "log_every": 100,
+    "tensorboard": False,
+    "device": "auto",
+    "precision": "auto",
+}
+MNIST_AUGMENT = {
+    "rotate": 7,
+    "shift": 0.05,
+    "scale": 0.07,
+    "shear": 0.07,
+    "flip": False,
+    "erase": 0,
+}
+MNIST_LINEAR = {
+    "epochs": 12,
+    "batch_size": 512,
+    "learning_rate": 0.01,
+    "weight_decay": 0,
+    "label_smoothing": 0,
+    "augment": MNIST_AUGMENT | {"rotate": 3, "shift": 0.03, "scale": 0, "shear": 0},
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "own"),
+    [
+        ("linear", MNIST_LINEAR),
+        ("mlp", {"epochs": 30, "learning_rate": 0.015}),
+        ("cnn", {"epochs": 11, "learning_rate": 0.015}),
+        ("rnn", {"epochs": 8, "learning_rate": 0.002, "clip_norm": 1}),
+        ("simplenet", {"epochs": 7, "learning_rate": 0.03, "optimizer": "muon"}),
+        ("alexnet", {"epochs": 6, "learning_rate": 0.006}),
+    ],
+)
+def test_the_shipped_recipes_on_mnist_are_those_of_the_published_table(architecture, own):
+    params = load_params(ROOT / "params.yaml")
+    recipe, _ = params.recipe(architecture)
+    epochs, _ = params.epochs(architecture, 48_000)
+    resolved = recipe.model_copy(update={"epochs": epochs}).model_dump(exclude={"passes"})
+    assert resolved == MNIST | {"augment": MNIST_AUGMENT} | own
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ({"train": 3}, {"linear": 3, "mlp": 3, "cnn": 3, "rnn": 3, "simplenet": 3, "alexnet": 3}),
+        ({"cnn": 3}, {"cnn": 3, "mlp": 30, "linear": 12}),
+        ({"train": 5, "cnn": 3}, {"cnn": 3, "mlp": 5, "linear": 5}),
+    ],
+)
+def test_a_number_of_epochs_in_train_rules_all_and_a_nearer_one_wins(tmp_path, numbers, expected):
+    content = copy.deepcopy(GOOD)
+    for place, number in numbers.items():
+        section = content["train"] if place == "train" else content["models"][place]
+        section["epochs"] = number
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    params = load_params(path)
+    assert {name: params.epochs(name, 48_000)[0] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("examples", "expected"),
+    [
+        (60_000, 11),
+        (48_000, 11),
+        (47_999, 12),
+        (24_000, 22),
+        (4_800, 110),
+        (2_000, 200),
+        (64, 200),  # data/noise
+        (5, 200),  # data/yields
+    ],
+)
+def test_a_small_set_is_seen_as_often_as_mnist_in_at_most_200_epochs(examples, expected):
+    params = load_params(ROOT / "params.yaml")
+    assert params.epochs("cnn", examples)[0] == expected
+
+
+def test_more_passes_than_200_are_never_cut(tmp_path):
+    params = load_params(changed(tmp_path, "models", "cnn", "passes", 300))
+    assert [params.epochs("cnn", examples)[0] for examples in (48_000, 480)] == [300, 300]
+
+
+def test_a_section_without_epochs_and_passes_goes_by_those_of_train(tmp_path):
+    params = load_params(changed(tmp_path, "models", "cnn", {"channels": [8]}))
+    assert params.epochs("cnn", 48_000) == (12, "auto: train.passes")
+    assert params.epochs("cnn", 4_800)[0] == 120
+
+
+def test_the_step_schedule_is_taken_with_a_number_of_epochs(tmp_path):
+    path = changed(tmp_path, "train", {**GOOD["train"], "schedule": "step", "epochs": 10})
+    assert load_params(path).epochs("cnn", 100) == (10, "train.epochs")
+
+
+def test_no_shipped_key_of_train_is_without_effect():
+    assert load_params(ROOT / "params.yaml").ignored_keys() == []
+
+
+def test_a_key_of_train_that_all_chosen_architectures_override_is_found(tmp_path):
+    content = copy.deepcopy(GOOD)
+    content["architectures"], content["model"] = ["linear", "cnn"], "cnn"
+    content["models"]["cnn"] |= {"learning_rate": 0.1, "augment": {"rotate": 5, "flip": True}}
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert load_params(path).ignored_keys() == ["augment.rotate", "learning_rate"]
 
 
 def test_settings_do_not_change():

@@ -25,7 +25,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from stages.lib import tracking
+from stages.lib import reporting, tracking
 from stages.lib.journal import Journal, trainings
 from stages.lib.params import Train
 from stages.lib.terminal import UserError
@@ -180,6 +180,58 @@ def test_a_run_says_where_it_comes_from(project):
         assert tags[name], name
     patch = Path(client.download_artifacts(run.info.run_id, "lineage/changes.patch")).read_text()
     assert "+not committed" in patch and "notes.txt" in patch
+
+
+def set_epochs(epochs, **train):
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["train"] |= {"epochs": epochs, "log_every": 100} | train
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_the_first_lines_of_a_training_tell_its_epochs_why_and_how_long(untrained, capsys):
+    set_epochs("auto")
+    stage("train", "linear")
+    lines = capsys.readouterr().out.splitlines()
+    length = next(line for line in lines if " epochs (" in line)
+    assert length.startswith("linear: 200 epochs (auto: train.passes = 12 is for 48,000 examples")
+    first_epoch = next(number for number, line in enumerate(lines) if "epoch 1/200" in line)
+    assert lines.index(length) < first_epoch
+    estimate = lines[first_epoch + 1]
+    assert estimate.startswith("linear: about ") and estimate.endswith(" s left")
+
+
+def test_a_long_first_epoch_does_not_delay_the_estimate(untrained, capsys, monkeypatch):
+    monkeypatch.setattr(reporting, "SECONDS_TO_ESTIMATE", 0.0)
+    stage("train", "linear")
+    lines = capsys.readouterr().out.splitlines()
+    estimates = [number for number, line in enumerate(lines) if line.endswith(" left")]
+    assert len(estimates) == 1
+    assert "epoch 1/2" in lines[estimates[0] + 1]
+
+
+def test_a_key_of_train_without_effect_is_named_by_the_training(untrained, capsys):
+    stage("train", "linear")
+    said = capsys.readouterr().out
+    assert "train.learning_rate, train.weight_decay have no effect: every section of" in said
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["models"]["linear"] = {"label_smoothing": 0}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    stage("train", "linear")
+    said = capsys.readouterr().out
+    message = "train.label_smoothing has no effect: every section of models sets its own"
+    assert message in said
+
+
+def test_auto_and_the_number_it_resolves_to_are_one_training(untrained):
+    set_epochs("auto")
+    stage("train", "linear")
+    first = training()
+    recorded = json.loads(Path("models/linear/model.json").read_text())["recipe"]
+    assert recorded["epochs"] == 200 and "passes" not in recorded
+    assert the_run().data.params["recipe.epochs"] == "200"
+    set_epochs(200, passes=7)
+    stage("train", "linear")
+    assert training() == first
 
 
 def test_the_dataset_column_names_all_three_parts(project):
@@ -696,7 +748,7 @@ def in_parallel(count, command):
 
 WRITE = """
 import uuid
-from stages.lib import tracking
+from stages.lib import reporting, tracking
 from stages.lib.journal import Journal
 with Journal(f"{number:032}") as journal:
     journal.append("start", "start", experiment="load", name=str(number), params={"n": number}, tags={}, datasets={})

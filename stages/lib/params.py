@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import ast
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 from stages.lib.terminal import UserError, nearest
 
 PARAMS = Path("params.yaml")
 ARCHITECTURES = Path(__file__).parent / "architectures"
+RECIPE_EXAMPLES = 48_000  # MNIST's training images, for which the passes were chosen
+MAX_EPOCHS = 200  # of epochs: auto on a small set
+
+
+def _check_epochs(value: Any) -> Any:  # noqa: ANN401
+    is_count = type(value) is int and value >= 1
+    if not is_count and value != "auto":
+        raise PydanticCustomError("epochs", "must be a whole number, or auto; 1 is the smallest")
+    return value
+
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -22,6 +41,7 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 CountOrOff = Annotated[int, Field(ge=0, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Name = Annotated[str, StringConstraints(pattern=r"^[^/\\:]+$")]
+Epochs = Annotated[int | Literal["auto"], BeforeValidator(_check_epochs)]
 SectionType = TypeVar("SectionType", bound=BaseModel)
 
 
@@ -61,7 +81,8 @@ class Augment(Section):
 class Train(Section):
     """The recipe: every setting of a training that is not the architecture's own."""
 
-    epochs: Count
+    epochs: Epochs
+    passes: Count
     batch_size: Count
     optimizer: Literal["sgd", "adam", "adamw", "muon"]
     learning_rate: Positive
@@ -132,10 +153,34 @@ class Params(Section):
             if key not in known:
                 hint = nearest(key, [*known, *Train.model_fields])
                 raise UserError(f"params.yaml: unknown key 'models.{architecture}.{key}'; {hint}")
+        if overrides.get("epochs") == "auto":
+            del overrides["epochs"]  # so that a number in train rules
         defaults = self.train.model_dump()
         if isinstance(overrides.get("augment"), dict):
             overrides["augment"] = defaults["augment"] | overrides["augment"]
         return validated(Train, defaults | overrides, f"models.{architecture}"), hyperparameters
+
+    def epochs(self, architecture: str, examples: int) -> tuple[int, str]:
+        """Return how many epochs `architecture` trains on `examples` training examples, and why."""
+        recipe, _ = self.recipe(architecture)
+        if recipe.epochs != "auto":
+            return recipe.epochs, self._deciding_key(architecture, "epochs")
+        key = self._deciding_key(architecture, "passes")
+        epochs = auto_epochs(recipe.passes, examples)
+        if epochs == recipe.passes:
+            return epochs, f"auto: {key}"
+        limit = f", at most {MAX_EPOCHS}" if epochs == MAX_EPOCHS else ""
+        made_for = f"{key} = {recipe.passes} is for {RECIPE_EXAMPLES:,} examples"
+        return epochs, f"auto: {made_for}, fewer take more{limit}"
+
+    def _deciding_key(self, architecture: str, key: str) -> str:
+        own = self.models[architecture].get(key, "auto")
+        return f"train.{key}" if own == "auto" else f"models.{architecture}.{key}"
+
+    def ignored_keys(self) -> list[str]:
+        """Return the keys of `train` that the sections of all chosen architectures override."""
+        overridden = [_overridden_keys(self.models[name]) for name in self.architectures]
+        return sorted(set.intersection(*overridden))
 
 
 def load_params(path: Path = PARAMS) -> Params:
@@ -162,7 +207,38 @@ def load_params(path: Path = PARAMS) -> Params:
         raise UserError("params.yaml: architectures names one architecture twice")
     for architecture in dict.fromkeys([*params.architectures, *params.models]):
         params.recipe(architecture)
+    for architecture in params.architectures:
+        _check_schedule(params, architecture)
     return params
+
+
+def _check_schedule(params: Params, architecture: str) -> None:
+    recipe, _ = params.recipe(architecture)
+    if recipe.schedule == "step" and recipe.epochs == "auto":
+        raise UserError(
+            "params.yaml: schedule = 'step' needs a number of epochs, not auto; "
+            f"set train.epochs or models.{architecture}.epochs"
+        )
+
+
+def _overridden_keys(section: dict[str, Any]) -> set[str]:
+    """Return the keys of train that a section of models overrides; those of augment as augment.KEY."""
+    keys = {key for key in section if key in Train.model_fields}
+    if section.get("epochs") == "auto":
+        keys.remove("epochs")
+    if isinstance(section.get("augment"), dict):
+        keys.remove("augment")
+        keys |= {f"augment.{key}" for key in section["augment"]}
+    return keys
+
+
+def auto_epochs(passes: int, examples: int) -> int:
+    """Return the epochs in which `examples` are seen as often, in all, as MNIST's in `passes`.
+
+    At least `passes`, whatever the number of examples, and no more than MAX_EPOCHS for that reason.
+    """
+    as_many = math.ceil(passes * RECIPE_EXAMPLES / examples)
+    return max(passes, min(MAX_EPOCHS, as_many))
 
 
 def available_architectures() -> list[str]:

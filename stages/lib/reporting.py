@@ -19,11 +19,13 @@ from stages.lib.datasets import Dataset
 from stages.lib.files import write_tensors
 from stages.lib.journal import Journal
 from stages.lib.params import Params
-from stages.lib.terminal import UserError, progress
+from stages.lib.terminal import UserError, duration, progress
 from stages.lib.training import Interrupted, Reporter, Training
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+SECONDS_TO_ESTIMATE = 5.0  # of a training, before its length is estimated
 
 
 class Report:
@@ -67,6 +69,7 @@ class Report:
         self.done = loop.progress.epoch * self.per_epoch + loop.progress.step * recipe["batch_size"]
         place = f"{recipe['device']}, {recipe['precision']}, {self.facts['threads']} threads"
         self.say(f"{self.architecture}: {count(loop.model):,} parameters on {self.per_epoch:,} examples ({place})")
+        self.explain_settings()
         if self.checkpoint.warning:
             self.say(f"warning: {self.checkpoint.warning}")
         if warning := ema_warning(loop):
@@ -87,12 +90,27 @@ class Report:
         self.bar = progress("loss {task.fields[loss]}", "{task.fields[accuracy]}", "{task.fields[speed]} images/s")
         return self
 
+    def explain_settings(self) -> None:
+        """Say how many epochs there will be and why, and which keys of train have no effect."""
+        epochs, reason = self.params.epochs(self.architecture, self.per_epoch)
+        self.say(f"{self.architecture}: {epochs} {'epoch' if epochs == 1 else 'epochs'} ({reason})")
+        if ignored := self.params.ignored_keys():
+            names = ", ".join(f"train.{key}" for key in ignored)
+            verb = "has" if len(ignored) == 1 else "have"
+            self.say(f"{names} {verb} no effect: every section of models sets its own")
+
     def __enter__(self) -> Report:
         self.bar.start()
-        total = self.loop.recipe.epochs * self.per_epoch
+        self.total = self.loop.recipe.epochs * self.per_epoch
         self.task = self.bar.add_task(
-            self.architecture, total=total, completed=self.done, loss="–", accuracy="", speed="–"
+            self.architecture,
+            total=self.total,
+            completed=self.done,
+            loss="–",
+            accuracy="",
+            speed="–",
         )
+        self.seen, self.is_estimated = 0, False
         self.signals = {s: signal.signal(s, self.stop) for s in (signal.SIGINT, signal.SIGTERM)}
         self.started_at = time.monotonic()
         return self
@@ -128,8 +146,19 @@ class Report:
     # --- what the loop calls ------------------------------------------------------------------------------------------
 
     def on_progress(self, examples: int) -> None:
-        """Move the bar."""
+        """Move the bar; say once how long the rest will take."""
         self.bar.advance(self.task, examples)
+        self.seen += examples
+        if not self.is_estimated and time.monotonic() - self.started_at > SECONDS_TO_ESTIMATE:
+            self.say_time_left()
+
+    def say_time_left(self) -> None:
+        """Estimate from what was trained so far how long the rest will take."""
+        self.is_estimated = True
+        left = self.total - self.done - self.seen
+        if self.seen and left:
+            seconds = (time.monotonic() - self.started_at) / self.seen * left
+            self.say(f"{self.architecture}: about {duration(seconds)} left")
 
     def on_step(self, step: int, loss: float, accuracy: float | None) -> None:
         """Show and record the mean loss and accuracy of the last steps."""
@@ -144,6 +173,8 @@ class Report:
         values = {name: value for name, value in row.items() if name != "epoch"}
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.say(f"{self.architecture} epoch {row['epoch']}/{self.loop.recipe.epochs}  {shown}")
+        if not self.is_estimated:
+            self.say_time_left()
         self.record(f"epoch:{row['epoch']}", values, row["epoch"])
 
     def record(self, key: str, values: dict[str, float], step: int) -> None:

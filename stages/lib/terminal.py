@@ -51,6 +51,15 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(choices)}"
 
 
+def duration(seconds: float) -> str:
+    """Return a rounded length of time, such as 42 s, 12 min or 1.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def progress(*columns: str, unit: str = "") -> Progress:
     """Return a progress bar, silent where standard error is no terminal; `columns` are templates of task fields."""
     from rich.console import Console

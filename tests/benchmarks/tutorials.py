@@ -236,10 +236,10 @@ def write_e_yields(by_hand: bool) -> Score:
 
 def train_ours(name: str, dataset: str = "mnist", hyperparameters: dict | None = None, **settings: object) -> Score:
     """Train `name` with the recipe of params.yaml, `settings` excepted, and score its best epoch on the test images."""
-    recipe, own = load_params().recipe(name)
+    params = load_params()
+    recipe, own = params.recipe(name)
     device = torch.device("cpu")
     precision = training.resolve_precision(recipe.precision, device)
-    recipe = recipe.model_copy(update={"device": "cpu", "precision": precision} | settings)
     data = source(dataset)
     inputs, targets = data.train
     if data.task == "regression":
@@ -247,6 +247,9 @@ def train_ours(name: str, dataset: str = "mnist", hyperparameters: dict | None =
     else:
         parts = draw_part(targets, 0.2, SEED, data.classes, "validation", "split.validation")
         statistics = measure(inputs[parts[0]])
+    epochs, _ = params.epochs(name, len(parts[0]))
+    resolved = {"device": "cpu", "precision": precision, "epochs": epochs}
+    recipe = recipe.model_copy(update=resolved | settings)
     torch.manual_seed(SEED)
     shape, outputs = inputs.shape[1:], len(data.classes)
     model = architectures.build(name, shape, outputs, own if hyperparameters is None else hyperparameters)
