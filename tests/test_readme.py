@@ -1,6 +1,8 @@
 """What the README shows works as it stands there."""
 
+import os
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -34,6 +36,16 @@ def test_parameters_that_the_readme_sets_exist():
         for part in key.split("."):
             assert part in section, key
             section = section[part]
+
+
+def test_the_command_for_names_that_are_not_utf_8_lists_them_alone(tmp_path):
+    folder = tmp_path / "data" / "digits" / "Größe"
+    folder.mkdir(parents=True)
+    for name in (b"0.png", "Übung 1.png".encode(), b"caf\xe9.png"):
+        (folder / os.fsdecode(name)).touch()
+    command = code_block("## Your own images", "sh")
+    listed = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True)
+    assert listed.stdout == "data/digits/Größe/".encode() + b"caf\xe9.png\n"
 
 
 @pytest.mark.slow
