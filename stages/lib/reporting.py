@@ -25,7 +25,7 @@ from stages.lib.training import Interrupted, Reporter, Training
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-SECONDS_TO_ESTIMATE = 5.0  # of a training, before its length is estimated
+SECONDS_TO_ESTIMATE = 3.0  # of a training, before it says how long the rest will take
 
 
 class Report:
@@ -101,16 +101,13 @@ class Report:
 
     def __enter__(self) -> Report:
         self.bar.start()
-        self.total = self.loop.recipe.epochs * self.per_epoch
+        total = self.loop.recipe.epochs * self.per_epoch
         self.task = self.bar.add_task(
-            self.architecture,
-            total=self.total,
-            completed=self.done,
-            loss="–",
-            accuracy="",
-            speed="–",
+            self.architecture, total=total, completed=self.done, loss="–", accuracy="", speed="–"
         )
-        self.seen, self.is_estimated = 0, False
+        self.measured_since: float | None = None
+        self.measured = 0  # examples
+        self.is_estimated = False
         self.signals = {s: signal.signal(s, self.stop) for s in (signal.SIGINT, signal.SIGTERM)}
         self.started_at = time.monotonic()
         return self
@@ -148,17 +145,20 @@ class Report:
     def on_progress(self, examples: int) -> None:
         """Move the bar; say once how long the rest will take."""
         self.bar.advance(self.task, examples)
-        self.seen += examples
-        if not self.is_estimated and time.monotonic() - self.started_at > SECONDS_TO_ESTIMATE:
-            self.say_time_left()
+        now = time.monotonic()
+        if self.measured_since is None:  # the first step prepares, and is slower
+            self.measured_since = now
+            return
+        self.measured += examples
+        elapsed = now - self.measured_since
+        if not self.is_estimated and elapsed > SECONDS_TO_ESTIMATE:
+            self.is_estimated = True
+            self.say_time_left(elapsed / self.measured)
 
-    def say_time_left(self) -> None:
-        """Estimate from what was trained so far how long the rest will take."""
-        self.is_estimated = True
-        left = self.total - self.done - self.seen
-        if self.seen and left:
-            seconds = (time.monotonic() - self.started_at) / self.seen * left
-            self.say(f"{self.architecture}: about {duration(seconds)} left")
+    def say_time_left(self, seconds_per_example: float) -> None:
+        """Say how long the examples take that are left, unless none are."""
+        if left := self.bar.tasks[self.task].remaining:
+            self.say(f"{self.architecture}: about {duration(left * seconds_per_example)} left")
 
     def on_step(self, step: int, loss: float, accuracy: float | None) -> None:
         """Show and record the mean loss and accuracy of the last steps."""
@@ -173,8 +173,6 @@ class Report:
         values = {name: value for name, value in row.items() if name != "epoch"}
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.say(f"{self.architecture} epoch {row['epoch']}/{self.loop.recipe.epochs}  {shown}")
-        if not self.is_estimated:
-            self.say_time_left()
         self.record(f"epoch:{row['epoch']}", values, row["epoch"])
 
     def record(self, key: str, values: dict[str, float], step: int) -> None:
