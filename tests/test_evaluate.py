@@ -68,6 +68,7 @@ def write_project(names, task, classes, inputs, truth):
     files.write_tensors(Path("data/raw/test.safetensors"), dict(zip(keys, (inputs, truth), strict=True)))
     facts = {"name": "digits", "task": task, "classes": classes, "shape": list(inputs.shape[1:])}
     files.write_json(Path("data/raw/dataset.json"), facts | {"digests": {"train": "0", "test": "1"}})
+    files.write_text(Path("data/raw/files.csv"), "split,index,file,label\n")
 
 
 def write_model(name, network, hyperparameters, epochs=2, **validation):

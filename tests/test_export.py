@@ -256,7 +256,8 @@ def test_int8_is_smaller_and_reported_beside_the_float_file(project, method):
     session = onnxruntime.InferenceSession(path)
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == CLASSES
     images, labels = load_test()
-    answers = session.run(None, {"images": images})[0]
+    batches = [session.run(None, {"images": batch})[0] for batch in np.split(images, range(500, len(images), 500))]
+    answers = np.concatenate(batches)  # dynamic scales depend on the batch
     assert int8["test_accuracy"] == pytest.approx((answers.argmax(axis=1) == labels).mean())
     card = Path("export/README.md").read_text()
     assert "| test_accuracy of model.int8.onnx |" in card

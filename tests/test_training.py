@@ -14,7 +14,7 @@ from stages.lib.batches import Batches, shuffled
 from stages.lib.datasets import evaluation_batch
 from stages.lib.optimizers import learning_rate, make_optimizers, orthogonal
 from stages.lib.params import load_params
-from stages.lib.reporting import Report, open_tensorboard
+from stages.lib.reporting import Report, ema_warning, open_tensorboard
 from stages.lib.terminal import UserError
 from stages.lib.training import Reporter, Training
 
@@ -558,30 +558,20 @@ def test_precision_is_that_of_the_layers_while_weights_and_loss_stay_float32(pre
 # --- the first lines --------------------------------------------------------------------------------------------------
 
 
-def first_lines(folder, loop):
-    """Return what a report logs in a new folder before the first step."""
-    folder.mkdir()
-    facts = {"recipe": loop.recipe.model_dump(), "threads": 1}
-    dataset = types.SimpleNamespace(shape=(1, 6, 6))
-    checkpoint = types.SimpleNamespace(folder=folder, warning="")
-    Report("linear", None, facts, dataset, checkpoint, courier=None).open(loop, resumed=False)
-    return (folder / "train.log").read_text()
-
-
 @pytest.mark.parametrize(("epochs", "fitting"), [(300, "0.99"), (30, "0.9"), (4, "0.2")])
-def test_an_average_longer_than_the_training_is_warned_of(epochs, fitting, tmp_path):
-    lines = first_lines(tmp_path / "long", make(ema=0.9999, epochs=epochs))  # three steps an epoch
-    assert lines.count("warning: ema = 0.9999 averages the weights of the last 10,000 steps") == 1
-    assert f"this training has {3 * epochs}: " in lines
-    assert f"try ema = {fitting}, or 0 (off)" in lines
-    assert "warning" not in first_lines(tmp_path / "fits", make(ema=float(fitting), epochs=epochs))
+def test_an_average_longer_than_the_training_is_warned_of(epochs, fitting):
+    warning = ema_warning(make(ema=0.9999, epochs=epochs))  # three steps an epoch
+    assert warning.startswith("ema = 0.9999 averages the weights of the last 10,000 steps")
+    assert f"this training has {3 * epochs}: " in warning
+    assert f"try ema = {fitting}, or 0 (off)" in warning
+    assert not ema_warning(make(ema=float(fitting), epochs=epochs))
 
 
-def test_an_average_as_long_as_the_training_needs_no_warning_and_one_step_more_does(tmp_path):
+def test_an_average_as_long_as_the_training_needs_no_warning_and_one_step_more_does():
     settings = {"epochs": 1, "batch_size": 4}  # ten steps
-    assert "warning" not in first_lines(tmp_path / "none", make(ema=0, **settings))
-    assert "warning" not in first_lines(tmp_path / "ten", make(ema=0.9, **settings))
-    assert "try ema = 0 (off)" in first_lines(tmp_path / "eleven", make(ema=1 - 1 / 11, **settings))
+    assert not ema_warning(make(ema=0, **settings))
+    assert not ema_warning(make(ema=0.9, **settings))
+    assert "try ema = 0 (off)" in ema_warning(make(ema=1 - 1 / 11, **settings))
 
 
 # --- TensorBoard ------------------------------------------------------------------------------------------------------
