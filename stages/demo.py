@@ -10,13 +10,13 @@ import typer
 if not __package__:  # run as a script: its own root comes first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from stages.lib.terminal import UserError, run
+from lineup.cli import UserError, run
 
 if TYPE_CHECKING:
     from gradio import Blocks
     from PIL.Image import Image
 
-    from stages.lib.classifier import Classifier
+    from lineup.serving.classifier import Classifier
 
 CANVAS = 320  # pixels, height and width
 BRUSH = 12  # pixels, radius: about what a felt pen is to a handwritten digit
@@ -33,7 +33,7 @@ def main(
     port: Annotated[int, typer.Option(help="The page is at http://127.0.0.1:PORT.")] = 7860,
 ) -> None:
     """Serve the page until Ctrl-C, to this computer only."""
-    from stages.lib.classifier import open_classifier, registered_architectures
+    from lineup.serving.classifier import open_classifier, registered_architectures
 
     named = {Path(model).stem: model for model in models} if models else registered_architectures()
     if models and len(named) < len(models):
@@ -107,7 +107,7 @@ def look(picture: "Image | Path | None", models: "list[Classifier]") -> list[Any
     """Return the picture as the models see it, enlarged, and probabilities by class per model; None for a blank one."""
     from PIL.Image import Resampling, fromarray
 
-    from stages.lib.image_io import UnreadablePictureError
+    from lineup.data.image_io import UnreadablePictureError
 
     if picture is None or is_blank(picture):
         return [None] * (1 + len(models))
@@ -132,7 +132,7 @@ def gradio_error(text: str) -> Exception:
 
 def is_blank(picture: "Image | Path") -> bool:
     """Tell whether a drawing is of one shade only; a file never counts as blank."""
-    from stages.lib.image_io import to_eight_bits
+    from lineup.data.image_io import to_eight_bits
 
     if isinstance(picture, Path):
         return False

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a script: its own root comes first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from stages.lib.terminal import UserError, run
+from lineup.cli import UserError, run
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from torch import Tensor
 
-    from stages.lib.datasets import Dataset
-    from stages.lib.deployment import Deployed
-    from stages.lib.params import Evaluate
+    from lineup.data.dataset import Dataset
+    from lineup.params import Evaluate
+    from lineup.serving.deployable import Deployed
 
 EVALUATION = Path("evaluation")
 PLOTS = EVALUATION / "plots"  # what `dvc plots` shows beside the curves
@@ -29,9 +29,12 @@ def main() -> None:
     import os
     import shutil
 
-    from stages.lib import checkpoints, datasets, deployment, tracking
-    from stages.lib.params import load_params
-    from stages.lib.terminal import progress
+    from lineup import tracking
+    from lineup.cli import progress
+    from lineup.data import dataset as datasets
+    from lineup.params import load_params
+    from lineup.serving import deployable as deployment
+    from lineup.training import checkpoints
 
     params = load_params()
     if "DVC_STAGE" in os.environ:  # then DVC has the outputs of the trainings now
@@ -85,7 +88,8 @@ def predict(name: str, module: "Deployed", inputs: "Tensor") -> "tuple[Tensor, f
     """Return the outputs for all inputs and the microseconds that one of them took, in large batches."""
     from time import perf_counter
 
-    from stages.lib import datasets, deployment
+    from lineup.data import dataset as datasets
+    from lineup.serving import deployable as deployment
 
     deployment.predict(module, inputs[: datasets.evaluation_batch(inputs.shape[1:])])  # warm up
     start = perf_counter()
@@ -100,7 +104,7 @@ def predict(name: str, module: "Deployed", inputs: "Tensor") -> "tuple[Tensor, f
 
 def score(description: dict[str, Any], outputs: "Tensor", truth: "Tensor", confidence: float) -> dict[str, float]:
     """Return a model's test scores, validation scores, size and best epoch, by metric name."""
-    from stages.lib import metrics
+    from lineup.evaluation import metrics
 
     if description["task"] == "classification":
         scores = metrics.classification(outputs, truth, description["recipe"]["top_k"], confidence)
@@ -112,7 +116,7 @@ def score(description: dict[str, Any], outputs: "Tensor", truth: "Tensor", confi
 
 def write_results(name: str, scores: dict[str, float], outputs: "Tensor") -> None:
     """Write an architecture's scores and outputs."""
-    from stages.lib.files import write_json, write_tensors
+    from lineup.files import write_json, write_tensors
 
     kind = "probabilities" if "test_accuracy" in scores else "outputs"
     write_json(EVALUATION / name / "metrics.json", scores)
@@ -123,8 +127,8 @@ def write_predictions(name: str, outputs: "Tensor", truth: "Tensor", dataset: "D
     """Write a row per test picture: its file where it has one, label, prediction, confidence."""
     import pandas as pd
 
-    from stages.lib.datasets import FILES
-    from stages.lib.files import write_text
+    from lineup.data.dataset import FILES
+    from lineup.files import write_text
 
     if dataset.task != "classification":
         return
@@ -152,8 +156,9 @@ def explain_classes(
     calibration_error: float,
 ) -> "pd.DataFrame":
     """Write a classifier's scores per class and its pictures; return its confusion, a row per pair of classes."""
-    from stages.lib import figures, metrics
-    from stages.lib.files import write_text
+    from lineup.evaluation import metrics
+    from lineup.evaluation import plots as figures
+    from lineup.files import write_text
 
     per_class = metrics.per_class(probabilities, labels, dataset.classes, settings.confidence)
     write_text(EVALUATION / name / "per_class.csv", per_class.to_csv(index=False))
@@ -190,14 +195,14 @@ def confusion_table(name: str, matrix: "np.ndarray", classes: list[str]) -> "pd.
 
 def explain_values(name: str, outputs: "Tensor", targets: "Tensor", dataset: "Dataset") -> None:
     """Draw a regression's outputs against its targets."""
-    from stages.lib import figures
+    from lineup.evaluation import plots as figures
 
     figures.draw_predictions(outputs, targets, dataset.classes, PLOTS / name / "predictions.png")
 
 
 def explain_network(name: str, module: "Deployed", inputs: "Tensor") -> None:
     """Draw what the first layer looks for, and what every layer makes of the first test example."""
-    from stages.lib import figures
+    from lineup.evaluation import plots as figures
 
     weight = next(weight for weight in module.network.parameters() if weight.ndim > 1)
     figures.draw_filters(weight, module.description["shape"], PLOTS / name / "filters.png")
@@ -214,8 +219,8 @@ def write_learning_curves(names: list[str]) -> None:
     """Write and draw all histories in one table with an architecture column."""
     import pandas as pd
 
-    from stages.lib import figures
-    from stages.lib.files import write_text
+    from lineup.evaluation import plots as figures
+    from lineup.files import write_text
 
     histories = {name: pd.read_csv(MODELS / name / "history.csv", dtype=str) for name in names}
     table = pd.concat([history.assign(architecture=name) for name, history in histories.items()])
@@ -228,7 +233,7 @@ def write_confusion(tables: "list[pd.DataFrame]") -> None:
     """Write the confusion of all architectures as one table for `dvc plots`."""
     import pandas as pd
 
-    from stages.lib.files import write_text
+    from lineup.files import write_text
 
     write_text(PLOTS / "confusion.csv", pd.concat(tables).to_csv(index=False))
 
@@ -239,8 +244,8 @@ def compare(rows: list[dict[str, Any]], answers: "dict[str, Tensor]", labels: "T
 
     import pandas as pd
 
-    from stages.lib import metrics
-    from stages.lib.files import write_text
+    from lineup.evaluation import metrics
+    from lineup.files import write_text
 
     table = []
     for first, second in combinations(rows, 2):
@@ -259,7 +264,7 @@ def draw_disagreements(
     """Draw the images on which the architectures differ most; nothing where there is only one."""
     import torch
 
-    from stages.lib import figures
+    from lineup.evaluation import plots as figures
 
     names = [row["architecture"] for row in rows]
     if len(names) == 1:
@@ -289,8 +294,8 @@ def write_leaderboard(rows: list[dict[str, Any]], confidence: float, dataset: "D
     """Write the leaderboard as CSV, Markdown and picture."""
     import pandas as pd
 
-    from stages.lib import figures
-    from stages.lib.files import write_text
+    from lineup.evaluation import plots as figures
+    from lineup.files import write_text
 
     write_text(EVALUATION / "leaderboard.csv", pd.DataFrame(rows).to_csv(index=False))
     warning = describe_shared_files(dataset)
@@ -308,7 +313,7 @@ def describe_shared_files(dataset: "Dataset") -> str:
 
 def readable(rows: list[dict[str, Any]], confidence: float) -> list[dict[str, str]]:
     """Return the leaderboard as people read it, a text per cell."""
-    from stages.lib.figures import readable_p
+    from lineup.evaluation.plots import readable_p
 
     table = []
     for row in rows:

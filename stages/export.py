@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a script: its own root comes first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from stages.lib.terminal import UserError, run
+from lineup.cli import UserError, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from stages.lib.deployment import Deployed
-    from stages.lib.params import Export
+    from lineup.params import Export
+    from lineup.serving.deployable import Deployed
 
     Predict = Callable[..., Tensor]  # raw inputs, and a batch size if a special one is wanted → outputs (N, K)
 
@@ -28,15 +28,17 @@ CALIBRATION = 500  # training images for static quantization
 
 def main() -> None:
     """Write export/ and metrics.json for params.yaml's model, if every format equals it on every test input."""
-    from stages.lib.params import load_params
+    from lineup.params import load_params
 
     params = load_params()
     trained = Path("models") / params.model
 
     import tempfile
 
-    from stages.lib import datasets, deployment, tracking
-    from stages.lib.files import read_json, write_json
+    from lineup import tracking
+    from lineup.data import dataset as datasets
+    from lineup.files import read_json, write_json
+    from lineup.serving import deployable as deployment
 
     scored = Path("evaluation") / params.model / "metrics.json"
     if not scored.exists():
@@ -74,7 +76,7 @@ def write_formats(module: "Deployed", trained: Path, folder: Path) -> None:
     """Write the module in every format, the trained weights as they are."""
     import shutil
 
-    from stages.lib import deployment
+    from lineup.serving import deployable as deployment
 
     folder.mkdir()
     for name in ("model.safetensors", "model.json"):
@@ -87,7 +89,7 @@ def formats(folder: Path) -> "dict[str, Predict]":
     """Return how each format, read back from its file, predicts."""
     from functools import partial
 
-    from stages.lib import deployment
+    from lineup.serving import deployable as deployment
 
     session = deployment.read_onnx(folder / "model.onnx")
     return {
@@ -99,7 +101,7 @@ def formats(folder: Path) -> "dict[str, Predict]":
 
 def compare(name: str, predict: "Predict", inputs: "Tensor", reference: "Tensor", targets: "Tensor") -> str | None:
     """Return how a format differs from the trained model, on every input and in small batches too."""
-    from stages.lib.deployment import difference
+    from lineup.serving.deployable import difference
 
     outputs = predict(inputs)
     scores, expected = score(outputs, targets), score(reference, targets)
@@ -114,7 +116,7 @@ def compare(name: str, predict: "Predict", inputs: "Tensor", reference: "Tensor"
 
 def ties(outputs: "Tensor") -> float:
     """Return the part of the inputs whose two best outputs are so close that rounding may choose between them."""
-    from stages.lib.deployment import TOLERANCE
+    from lineup.serving.deployable import TOLERANCE
 
     if outputs.shape[1] < 2:
         return 0.0
@@ -124,7 +126,7 @@ def ties(outputs: "Tensor") -> float:
 
 def score(outputs: "Tensor", targets: "Tensor") -> dict[str, float]:
     """Return test loss, and accuracy where targets are classes."""
-    from stages.lib import metrics
+    from lineup.evaluation import metrics
 
     if targets.is_floating_point():
         return {"test_loss": metrics.regression(outputs, targets)["loss"]}
@@ -134,7 +136,7 @@ def score(outputs: "Tensor", targets: "Tensor") -> dict[str, float]:
 
 def contradiction(found: dict[str, float], expected: dict[str, float], tied: float) -> str | None:
     """Return the first score that is not the expected one; accuracy may differ by the part that is tied."""
-    from stages.lib.deployment import TOLERANCE
+    from lineup.serving.deployable import TOLERANCE
 
     for key, value in found.items():
         allowed = TOLERANCE * max(1, abs(expected[key])) + (tied if key == "test_accuracy" else 0)
@@ -151,7 +153,8 @@ def quantize(
         return None
     if not module.classifies:
         raise UserError("params.yaml: export.quantize is for classifiers; set it to none for a regression")
-    from stages.lib import datasets, deployment
+    from lineup.data import dataset as datasets
+    from lineup.serving import deployable as deployment
 
     path = folder / "model.int8.onnx"
     images = datasets.load("train")[0][datasets.load_split().train]
@@ -171,7 +174,7 @@ def measure_speed(path: Path, inputs: "Tensor") -> dict[str, float]:
     """Return ONNX Runtime's milliseconds for one input on one thread, and inputs per second in batches of 256."""
     import numpy as np
 
-    from stages.lib import deployment
+    from lineup.serving import deployable as deployment
 
     single, parallel = deployment.read_onnx(path, threads=1), deployment.read_onnx(path)
     name, outputs = single.get_inputs()[0].name, [single.get_outputs()[0].name]
@@ -225,8 +228,8 @@ def write_documents(
     folder: Path, description: dict[str, Any], evaluated: dict[str, float], metrics: dict[str, float]
 ) -> None:
     """Write example.py, the model card, and model.json with the digest of every other file."""
-    from stages.lib.card import example, model_card
-    from stages.lib.files import sha256, write_json, write_text
+    from lineup.files import sha256, write_json, write_text
+    from lineup.serving.model_card import example, model_card
 
     write_text(folder / "example.py", example(description))
     description["files"] = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != "model.json"}

@@ -7,7 +7,7 @@ from pathlib import Path
 if not __package__:  # run as a script: its own root comes first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from stages.lib.terminal import run
+from lineup.cli import run
 
 
 def main() -> None:
@@ -16,10 +16,10 @@ def main() -> None:
 
     import pandas as pd
 
-    from stages.lib.datasets import FILES, RAW, Dataset
-    from stages.lib.files import sha256, write_json, write_tensors, write_text
-    from stages.lib.params import load_params
-    from stages.lib.sources import read_source
+    from lineup.data.dataset import FILES, RAW, Dataset
+    from lineup.data.sources import read_source
+    from lineup.files import sha256, write_json, write_tensors, write_text
+    from lineup.params import load_params
 
     params = load_params()
     source = read_source(params.dataset, params.data)

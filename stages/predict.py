@@ -10,14 +10,14 @@ import typer
 if not __package__:  # run as a script: its own root comes first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from stages.lib.terminal import UserError, run
+from lineup.cli import UserError, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
 
-    from stages.lib.classifier import Classifier
+    from lineup.serving.classifier import Classifier
 
 BATCH = 256
 MOST_EXPLAINED = 12  # pictures in one --explain
@@ -49,7 +49,7 @@ def main(
         raise UserError("choose one of --json and --csv")
     sources = [source for picture in pictures for source in expand(picture)]
 
-    from stages.lib.classifier import open_classifier
+    from lineup.serving.classifier import open_classifier
 
     classifier = open_classifier(model)
     if classifier.is_outdated:
@@ -69,7 +69,7 @@ def main(
     if answers:
         (print_json if as_json else print_csv if as_csv else print_table)(answers)
     if explain and seen:
-        from stages.lib.figures import draw_answers
+        from lineup.evaluation.plots import draw_answers
 
         draw_answers(seen, classifier.classes, explain)
         typer.echo(f"{explain} shows what the model sees", err=True)
@@ -92,7 +92,7 @@ class Source(NamedTuple):
 
     def label(self, classes: list[str]) -> str | None:
         """Return the class that the picture's folders name, if they do."""
-        from stages.lib.folder_listing import class_of
+        from lineup.data.folder_listing import class_of
 
         return class_of(Path(self.name), self.folder, classes) if self.folder else None
 
@@ -106,7 +106,7 @@ def expand(picture: str) -> list[Source]:
         raise UserError(f"there is no file or folder '{picture}'")
     if not path.is_dir():
         return [Source(picture)]
-    from stages.lib.folder_listing import describe_left_out, list_tree
+    from lineup.data.folder_listing import describe_left_out, list_tree
 
     listing = list_tree(path)
     if not listing.pictures:
@@ -120,7 +120,7 @@ def classify(
     classifier: "Classifier", sources: list[Source], errors: list[str]
 ) -> "Iterator[tuple[Source, np.ndarray, np.ndarray]]":
     """Yield source, image as the model sees it, and probabilities; what can't be read is added to `errors`."""
-    from stages.lib.image_io import UnreadablePictureError
+    from lineup.data.image_io import UnreadablePictureError
 
     for start in range(0, len(sources), BATCH):
         found, images = [], []

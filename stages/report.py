@@ -7,7 +7,7 @@ from typing import Any
 if not __package__:  # run as a script: its own root comes first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from stages.lib.terminal import UserError, run
+from lineup.cli import UserError, run
 
 REPORT = Path("report.html")
 EVALUATION = Path("evaluation")
@@ -94,8 +94,8 @@ def main() -> None:
     """Write report.html from evaluation/: leaderboard, curves, comparisons, and a section per architecture."""
     from jinja2 import Environment, StrictUndefined
 
-    from stages.lib import datasets
-    from stages.lib.files import write_text
+    from lineup.data import dataset as datasets
+    from lineup.files import write_text
 
     if not (EVALUATION / "leaderboard.md").exists():
         raise UserError(f"{EVALUATION}/ holds no leaderboard yet; run: dvc repro evaluate")
@@ -129,7 +129,7 @@ def read_comparisons(path: Path) -> list[list[str]]:
     """Return the tests of all pairs as table cells; nothing where there was nothing to compare."""
     import csv
 
-    from stages.lib.figures import readable_p
+    from lineup.evaluation.plots import readable_p
 
     if not path.exists():
         return []
@@ -144,7 +144,7 @@ def describe_architecture(name: str, folder: Path) -> dict[str, Any]:
     """Return what the page shows of one architecture: scores, pictures by caption, recipe."""
     import json
 
-    from stages.lib.files import read_json
+    from lineup.files import read_json
 
     model = read_json(Path("models") / name / "model.json")
     recipe = {key: model[key] for key in ("hyperparameters", "recipe", "seed", "epoch") if key in model}

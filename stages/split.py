@@ -9,7 +9,7 @@ if not __package__:  # run as a script: its own root comes first
 
 from typing import TYPE_CHECKING
 
-from stages.lib.terminal import run
+from lineup.cli import run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,10 +21,10 @@ def main() -> None:
     """Write data/split: indices of both parts, mean and standard deviation, a picture of samples."""
     import torch
 
-    from stages.lib import figures
-    from stages.lib.datasets import SPLIT, describe, draw_part, load
-    from stages.lib.files import sha256, write_json, write_tensors
-    from stages.lib.params import load_params
+    from lineup.data.dataset import SPLIT, describe, draw_part, load
+    from lineup.evaluation import plots as figures
+    from lineup.files import sha256, write_json, write_tensors
+    from lineup.params import load_params
 
     settings = load_params().split
     dataset = describe()

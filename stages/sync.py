@@ -8,17 +8,17 @@ import typer
 if not __package__:  # run as a script: its own root comes first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from stages.lib.terminal import run
+from lineup.cli import run
 
 EXPORTED = Path("export/model.json")
 
 
 def main() -> None:
     """Deliver what is kept in .lineup/journal, then record what the store lacks of trainings and of the export."""
-    from stages.lib import tracking
-    from stages.lib.files import read_json
-    from stages.lib.params import load_params
-    from stages.lib.terminal import UserError
+    from lineup import tracking
+    from lineup.cli import UserError
+    from lineup.files import read_json
+    from lineup.params import load_params
 
     params = load_params()
     if not tracking.enabled():

@@ -9,16 +9,16 @@ import typer
 if not __package__:  # run as a script: its own root comes first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from stages.lib.terminal import run
+from lineup.cli import run
 
 if TYPE_CHECKING:
-    from stages.lib.datasets import Dataset, Split
-    from stages.lib.training import Training
+    from lineup.data.dataset import Dataset, Split
+    from lineup.training.trainer import Training
 
 
 def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's architectures.")]) -> None:
     """Train ARCHITECTURE with the recipe of params.yaml; a training that was killed resumes where it stood."""
-    from stages.lib.params import load_params
+    from lineup.params import load_params
 
     params = load_params()
     recipe, hyperparameters = params.recipe(architecture)
@@ -26,14 +26,16 @@ def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's 
     import torch
     import torch._dynamo  # optimizers do; the courier is a copy of this process and has it, too
 
-    from stages.lib import tracking
+    from lineup import tracking
 
     courier = tracking.Courier() if tracking.enabled() else None
 
-    from stages.lib import architectures, datasets, training
-    from stages.lib.batches import Batches, Purpose, draw_seed
-    from stages.lib.checkpoints import Checkpoint, code_digests, end_with_parent, fingerprint
-    from stages.lib.reporting import Report
+    from lineup import architectures
+    from lineup.data import dataset as datasets
+    from lineup.training import trainer as training
+    from lineup.training.batches import Batches, Purpose, draw_seed
+    from lineup.training.checkpoints import Checkpoint, code_digests, end_with_parent, fingerprint
+    from lineup.training.reporting import Report
 
     end_with_parent()
     training.make_deterministic()
@@ -84,7 +86,7 @@ def write_outputs(
     folder: Path, facts: dict[str, Any], dataset: "Dataset", split: "Split", loop: "Training", training: str
 ) -> None:
     """Write the best epoch's weights, all that rebuilds the model, every epoch's metrics, and the training's id."""
-    from stages.lib.files import sha256, write_json, write_rows, write_tensors
+    from lineup.files import sha256, write_json, write_rows, write_tensors
 
     progress = loop.progress
     best = progress.best_row

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from stages.lib import architectures
-from stages.lib.params import available_architectures, load_params
-from stages.lib.terminal import UserError
+from lineup import architectures
+from lineup.cli import UserError
+from lineup.params import available_architectures, load_params
 
 NAMES = ["alexnet", "cnn", "linear", "mlp", "rnn", "simplenet"]
 SHAPES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 9, 20)]

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from stages.lib.batches import Batches, Purpose, augmented, draw_seed, shuffled
-from stages.lib.params import Augment
+from lineup.params import Augment
+from lineup.training.batches import Batches, Purpose, augmented, draw_seed, shuffled
 
 OFF = {"rotate": 0, "shift": 0, "scale": 0, "shear": 0, "flip": False, "erase": 0}
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from lineup.architectures import build
+from lineup.cli import UserError
+from lineup.serving import deployable as deployment
+from lineup.serving.classifier import open_classifier
 from stages import demo
-from stages.lib import deployment
-from stages.lib.architectures import build
-from stages.lib.classifier import open_classifier
-from stages.lib.terminal import UserError
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

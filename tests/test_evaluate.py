@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, log_loss
 
+from lineup import architectures, files
+from lineup.cli import UserError
+from lineup.serving import deployable as deployment
 from stages import evaluate
-from stages.lib import architectures, deployment, files
-from stages.lib.terminal import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ["zero", "one & only", "two", "trois", "четыре", "五", "$six$", "seven", "<b>eight</b>", 'nine, "9"']

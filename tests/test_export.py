@@ -11,10 +11,12 @@ import pytest
 import torch
 import yaml
 
+from lineup import files
+from lineup.architectures import build
+from lineup.cli import UserError
+from lineup.evaluation import metrics
+from lineup.serving import deployable as deployment
 from stages import export
-from stages.lib import deployment, files, metrics
-from stages.lib.architectures import build
-from stages.lib.terminal import UserError
 
 ROOT = Path(__file__).parents[1]
 SHAPE = [1, 12, 12]

@@ -21,9 +21,10 @@ import torch
 import torchvision
 import yaml
 
+from lineup.cli import UserError
+from lineup.data import dataset as datasets
+from lineup.data import sources
 from stages import fetch
-from stages.lib import datasets, sources
-from stages.lib.terminal import UserError
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

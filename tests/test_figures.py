@@ -7,7 +7,9 @@ import torch
 from matplotlib.text import Text
 from PIL import Image
 
-from stages.lib import architectures, figures, metrics
+from lineup import architectures
+from lineup.evaluation import metrics
+from lineup.evaluation import plots as figures
 
 pytestmark = pytest.mark.filterwarnings("error")  # missing glyphs must not spam
 NAMES = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import copy_sources
 
-from stages.lib import lineage
+from lineup.tracking import lineage
 
 
 def git(*arguments, cwd=None):

@@ -3,7 +3,7 @@ import torch
 from scipy.stats import beta, binom
 from sklearn.metrics import f1_score, log_loss, top_k_accuracy_score
 
-from stages.lib import metrics
+from lineup.evaluation import metrics
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -15,11 +15,11 @@ import torch
 import yaml
 from PIL import Image
 
+from lineup.cli import UserError
+from lineup.data.dataset import describe, load, load_split
+from lineup.data.image_io import UnreadablePictureError
+from lineup.data.preprocessing import Preprocessing
 from stages import fetch, split
-from stages.lib.datasets import describe, load, load_split
-from stages.lib.image_io import UnreadablePictureError
-from stages.lib.preprocessing import Preprocessing
-from stages.lib.terminal import UserError
 
 ROOT = Path(__file__).parents[1]
 FLOWERS = Path("data/flowers")

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from conftest import ROOT, Project, copy_sources
 
-from stages.lib import params as params_module
-from stages.lib.params import load_params
-from stages.lib.terminal import UserError
+from lineup import params as params_module
+from lineup.cli import UserError
+from lineup.params import load_params
 
 GOOD = yaml.safe_load((ROOT / "params.yaml").read_text())
 
@@ -263,7 +263,7 @@ def test_an_unknown_architecture_on_the_command_line_is_named(tmp_path):
 def test_help_comes_without_the_heavy_imports(tmp_path, stage):
     project = Project(ROOT)
     code = (
-        f"import sys, stages.{stage} as stage\nfrom stages.lib.terminal import run\nsys.argv = ['x', '--help']\n"
+        f"import sys, stages.{stage} as stage\nfrom lineup.cli import run\nsys.argv = ['x', '--help']\n"
         "try: run(stage.main)\nexcept SystemExit: pass\n"
         "print([name for name in ('torch', 'mlflow', 'sklearn', 'matplotlib', 'pandas') if name in sys.modules])"
     )

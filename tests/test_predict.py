@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from lineup import files
+from lineup.architectures import build
+from lineup.cli import UserError
+from lineup.serving import deployable as deployment
+from lineup.serving.classifier import open_classifier, read_files
 from stages import predict
-from stages.lib import deployment, files
-from stages.lib.architectures import build
-from stages.lib.classifier import open_classifier, read_files
-from stages.lib.terminal import UserError
 
 ROOT = Path(__file__).parents[1]
 MNIST_LIKE = {"size": [28, 28], "channels": 1, "largest": 255, "framing": {"background": "dark", "content": 20}}
@@ -302,7 +303,7 @@ import mlflow, numpy as np
 from pathlib import Path
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
-from stages.lib import deployment
+from lineup.serving import deployable as deployment
 folder = Path({str(model)!r})
 signature = ModelSignature(Schema([TensorSpec(np.dtype("uint8"), (-1, 1, 28, 28))]))
 module = deployment.load(folder)
@@ -313,7 +314,7 @@ with mlflow.start_run() as run:
         extra_files=[str(folder / "model.json")])
 client = mlflow.MlflowClient()
 client.set_registered_model_alias("digits", "champion", 1)
-from stages.lib.classifier import open_classifier
+from lineup.serving.classifier import open_classifier
 picture = Path({str(pictures / "more/3.png")!r})
 answers = {{}}
 for uri in ("models:/digits@champion", "models:/digits/1", f"runs:/{{run.info.run_id}}/linear", logged.model_uri, None):

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.lib import datasets, deployment, tracking
-from stages.lib.files import read_json, read_tensors, sha256, write_json, write_tensors
-from stages.lib.journal import trainings
-from stages.lib.terminal import UserError
+from lineup import tracking
+from lineup.cli import UserError
+from lineup.data import dataset as datasets
+from lineup.files import read_json, read_tensors, sha256, write_json, write_tensors
+from lineup.serving import deployable as deployment
+from lineup.tracking.journal import trainings
 
 GATE = {"promote": "gate", "level": 0.05, "margin": 0.002}
 FOLDER = Path("models/linear")
@@ -300,7 +302,7 @@ def test_a_name_that_is_not_registered_is_an_error_that_lists_what_is(project):
 def test_a_registered_model_of_the_own_store_is_found_without_mlflow_also_after_a_move(project, finished):
     code = """if True:
         import sys
-        from stages.lib import tracking
+        from lineup import tracking
         found = {tracking.download("models:/digits@linear"), tracking.download("models:/digits/1")}
         print(*found, "mlflow" in sys.modules, sep="\\n")
     """

@@ -10,11 +10,12 @@ from conftest import Project, copy_sources
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from test_training import Recorder, recipe, run, weights
 
-from stages.lib import architectures, metrics
-from stages.lib.batches import Batches
-from stages.lib.files import read_json, read_tensors
-from stages.lib.terminal import UserError
-from stages.lib.training import Training
+from lineup import architectures
+from lineup.cli import UserError
+from lineup.evaluation import metrics
+from lineup.files import read_json, read_tensors
+from lineup.training.batches import Batches
+from lineup.training.trainer import Training
 
 YIELDS = Path(__file__).parents[1] / "data" / "yields" / "yields.csv"
 STEPS = 100

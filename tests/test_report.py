@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from test_evaluate import evaluated, evaluation, here, write_regression  # noqa: F401
 
+from lineup import files
+from lineup.cli import UserError
 from stages import evaluate, report
-from stages.lib import files
-from stages.lib.terminal import UserError
 
 
 def test_the_page_shows_every_picture_and_needs_nothing_from_outside(evaluated, capsys):  # noqa: F811

@@ -16,12 +16,12 @@ import torch
 from conftest import QUICK, Project, copy_sources
 from test_training import Recorder, pictures, recipe
 
-from stages.lib import architectures
-from stages.lib.checkpoints import Checkpoint, code_digests, fingerprint
-from stages.lib.datasets import Dataset
-from stages.lib.files import read_json, sha256, write_json, write_tensors
-from stages.lib.params import load_params
-from stages.lib.training import Interrupted, Training
+from lineup import architectures
+from lineup.data.dataset import Dataset
+from lineup.files import read_json, sha256, write_json, write_tensors
+from lineup.params import load_params
+from lineup.training.checkpoints import Checkpoint, code_digests, fingerprint
+from lineup.training.trainer import Interrupted, Training
 
 OUTPUTS = ["model.safetensors", "history.csv", "model.json"]
 SMALL = {
@@ -147,7 +147,7 @@ def test_a_kill_while_saving_leaves_the_save_before(saved, monkeypatch):
     def die(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stages.lib.checkpoints.write_json", die)
+    monkeypatch.setattr("lineup.training.checkpoints.write_json", die)
     with pytest.raises(KeyboardInterrupt):
         saved.save({"epoch": 4}, {"weight": torch.zeros(3)})
     state, tensors = Checkpoint("a" * 32).load()
@@ -320,7 +320,7 @@ def test_other_params_never_meet_the_checkpoint(undisturbed, tmp_path):
 
 WAITING = """
 import time
-from stages.lib.checkpoints import end_with_parent
+from lineup.training.checkpoints import end_with_parent
 end_with_parent()
 print('on', flush=True)
 time.sleep(600)
@@ -401,17 +401,17 @@ main("mlp")
 @pytest.mark.parametrize(
     ("place", "times"),
     [
-        ("stages.lib.checkpoints.write_tensors", 7),  # before a checkpoint's tensors
-        ("stages.lib.checkpoints.write_json", 8),  # between them and progress.json
-        ("stages.lib.files.write_tensors", 1),  # before the outputs
-        ("stages.lib.files.write_rows", 1),  # between the outputs
-        ("stages.lib.files.write_json", 1),
-        ("stages.lib.files.write_json", 2),
-        ("stages.lib.reporting.Report.finish", 1),  # after the outputs
-        ("stages.lib.tracking.Courier.finish", 1),
-        ("stages.lib.tracking.registry.log_model", 1),  # while the courier brings MLflow the model
-        ("stages.lib.tracking.store.create_store", 1),
-        ("stages.lib.tracking.runs.dataset_entity", 1),
+        ("lineup.training.checkpoints.write_tensors", 7),  # before a checkpoint's tensors
+        ("lineup.training.checkpoints.write_json", 8),  # between them and progress.json
+        ("lineup.files.write_tensors", 1),  # before the outputs
+        ("lineup.files.write_rows", 1),  # between the outputs
+        ("lineup.files.write_json", 1),
+        ("lineup.files.write_json", 2),
+        ("lineup.training.reporting.Report.finish", 1),  # after the outputs
+        ("lineup.tracking.Courier.finish", 1),
+        ("lineup.tracking.registry.log_model", 1),  # while the courier brings MLflow the model
+        ("lineup.tracking.store.create_store", 1),
+        ("lineup.tracking.runs.dataset_entity", 1),
     ],
 )
 def test_killed_at_an_exact_place_a_training_ends_as_if_nothing_had_happened(place, times, tmp_path, undisturbed):
@@ -427,7 +427,7 @@ def test_killed_at_an_exact_place_a_training_ends_as_if_nothing_had_happened(pla
 @pytest.mark.parametrize("place", ["registry.log_model", "store.create_store", "runs.dataset_entity"])
 def test_a_courier_killed_at_an_exact_place_costs_neither_the_training_nor_a_point(place, tmp_path, undisturbed):
     project = make_project(tmp_path)
-    trained = project.run("python", "-c", KILLED_AT, f"stages.lib.tracking.{place}", "1", "courier")
+    trained = project.run("python", "-c", KILLED_AT, f"lineup.tracking{place}", "1", "courier")
     assert "not in MLflow yet; later: make sync" in trained.stdout
     assert outputs(project) == outputs(undisturbed)
     project.run("python", "-m", "stages.sync")
@@ -435,7 +435,7 @@ def test_a_courier_killed_at_an_exact_place_costs_neither_the_training_nor_a_poi
 
 
 SPAWNED = """
-from stages.lib.tracking import courier
+from lineup.tracking import courier
 from stages.train import main
 courier.START = "spawn"
 main("mlp")

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.lib import deployment, files
-from stages.lib.architectures import build
-from stages.lib.checkpoints import Checkpoint
-from stages.lib.classifier import open_classifier
-from stages.lib.terminal import UserError
+from lineup import files
+from lineup.architectures import build
+from lineup.cli import UserError
+from lineup.serving import deployable as deployment
+from lineup.serving.classifier import open_classifier
+from lineup.training.checkpoints import Checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -186,8 +187,8 @@ import mlflow, numpy as np
 from pathlib import Path
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
-from stages.lib import deployment
-from stages.lib.classifier import open_classifier
+from lineup.serving import deployable as deployment
+from lineup.serving.classifier import open_classifier
 from test_safety import plant, plants
 folder = Path({str(model)!r})
 module = deployment.load(folder)

@@ -10,10 +10,10 @@ import yaml
 from conftest import Project
 from PIL import Image
 
+from lineup.cli import UserError
+from lineup.data.dataset import RAW, SPLIT, Dataset, describe, load, load_split
+from lineup.files import read_json, sha256, write_json, write_tensors
 from stages import split
-from stages.lib.datasets import RAW, SPLIT, Dataset, describe, load, load_split
-from stages.lib.files import read_json, sha256, write_json, write_tensors
-from stages.lib.terminal import UserError
 
 ROOT = Path(__file__).parents[1]
 COUNTS = [100, 50, 30]

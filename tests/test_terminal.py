@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.lib.terminal import duration
+from lineup.cli import duration
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,11 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from stages.lib import reporting, tracking
-from stages.lib.journal import Journal, trainings
-from stages.lib.params import Train
-from stages.lib.terminal import UserError
+from lineup import tracking
+from lineup.cli import UserError
+from lineup.params import Train
+from lineup.tracking.journal import Journal, trainings
+from lineup.training import reporting
 
 ODD = "Blümchen \"rot\" & 'blau', [x] {y};z"
 
@@ -559,7 +560,7 @@ def test_a_dataset_with_an_odd_name_and_odd_classes_goes_all_the_way(untrained):
 
 KILLED_WRITER = """
 import os, signal
-from stages.lib import tracking
+from lineup import tracking
 
 client = tracking.connect()
 for number in range(20):
@@ -751,8 +752,9 @@ def in_parallel(count, command):
 
 WRITE = """
 import uuid
-from stages.lib import reporting, tracking
-from stages.lib.journal import Journal
+from lineup.training import reporting
+from lineup import tracking
+from lineup.tracking.journal import Journal
 with Journal(f"{number:032}") as journal:
     journal.append("start", "start", experiment="load", name=str(number), params={"n": number}, tags={}, datasets={})
     for step in range(200):

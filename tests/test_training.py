@@ -9,14 +9,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stages.lib import architectures, training
-from stages.lib.batches import Batches, shuffled
-from stages.lib.datasets import evaluation_batch
-from stages.lib.optimizers import learning_rate, make_optimizers, orthogonal
-from stages.lib.params import load_params
-from stages.lib.reporting import Report, ema_warning, open_tensorboard
-from stages.lib.terminal import UserError
-from stages.lib.training import Reporter, Training
+from lineup import architectures
+from lineup.cli import UserError
+from lineup.data.dataset import evaluation_batch
+from lineup.params import load_params
+from lineup.training import trainer as training
+from lineup.training.batches import Batches, shuffled
+from lineup.training.optimizers import learning_rate, make_optimizers, orthogonal
+from lineup.training.reporting import Report, open_tensorboard
+from lineup.training.trainer import Reporter, Training
 
 OFF = {"rotate": 0, "shift": 0, "scale": 0, "shear": 0, "flip": False, "erase": 0}
 PLAIN = {

@@ -16,13 +16,13 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 
+from lineup.architectures import build
+from lineup.cli import UserError
+from lineup.data.dataset import describe, load
+from lineup.data.folder_listing import list_tree
+from lineup.serving import deployable as deployment
+from lineup.serving.classifier import open_classifier
 from stages import fetch
-from stages.lib import deployment
-from stages.lib.architectures import build
-from stages.lib.classifier import open_classifier
-from stages.lib.datasets import describe, load
-from stages.lib.folder_listing import list_tree
-from stages.lib.terminal import UserError
 
 BOTH_WAYS = [(name, own_test) for name in picture_sets.SETS for own_test in (False, True)]
 

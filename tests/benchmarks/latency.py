@@ -13,8 +13,8 @@ from onnxruntime import InferenceSession, OrtValue
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from stages.lib import deployment  # noqa: E402
-from stages.lib.params import load_params  # noqa: E402
+from lineup.params import load_params  # noqa: E402
+from lineup.serving import deployable as deployment  # noqa: E402
 
 
 def median_microseconds(

@@ -28,11 +28,12 @@ from torchvision.transforms.functional import normalize, to_tensor
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from stages.lib import architectures, training  # noqa: E402
-from stages.lib.batches import Batches  # noqa: E402
-from stages.lib.datasets import draw_part  # noqa: E402
-from stages.lib.params import Augment, load_params  # noqa: E402
-from stages.lib.sources import Source, read_source  # noqa: E402
+from lineup import architectures  # noqa: E402
+from lineup.data.dataset import draw_part  # noqa: E402
+from lineup.data.sources import Source, read_source  # noqa: E402
+from lineup.params import Augment, load_params  # noqa: E402
+from lineup.training import trainer as training  # noqa: E402
+from lineup.training.batches import Batches  # noqa: E402
 from stages.split import measure  # noqa: E402
 
 SEED = 3

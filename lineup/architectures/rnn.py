@@ -1,0 +1,44 @@
+"""Recurrent network that reads an image row by row; recurrent weights start as the identity (Le et al., 2015)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from lineup.architectures import image_shape
+
+
+class RowReader(nn.Module):
+    """A plain RNN over the rows of an image, whose states after every row are read together."""
+
+    def __init__(
+        self, rows: int, features: int, outputs: int, hidden: int, layers: int, activation: str, dropout: float
+    ) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(features, hidden, layers, nonlinearity=activation, batch_first=True, dropout=dropout)
+        self.head = nn.Linear(rows * hidden, outputs)
+        for name, parameter in self.rnn.named_parameters():
+            if name.startswith("weight_hh"):
+                nn.init.eye_(parameter)
+            elif name.startswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map float images (N, C, H, W) to logits (N, outputs)."""
+        rows = images.transpose(1, 2).flatten(2)  # (N, H, C·W)
+        states, _ = self.rnn(rows)  # (N, H, hidden)
+        return self.head(states.flatten(1))
+
+
+def build(
+    shape: tuple[int, ...],
+    outputs: int,
+    *,
+    hidden: Annotated[int, Field(ge=1)],
+    layers: Annotated[int, Field(ge=1)],
+    activation: Literal["tanh", "relu"] = "tanh",
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+) -> nn.Module:
+    """Return an RNN of `layers` × `hidden` units over rows of C·W features, all its states read by Linear."""
+    channels, height, width = image_shape("rnn", shape, smallest=1)
+    return RowReader(height, channels * width, outputs, hidden, layers, activation, dropout)

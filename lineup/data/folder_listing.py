@@ -1,0 +1,161 @@
+"""Which files of a folder are its pictures: one list for fetch, which trains on them, and for predict."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from lineup.cli import UserError
+from lineup.data.image_io import is_picture
+
+IGNORED_NAMES = {  # what systems and servers leave behind, beside all that begins with a dot
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+    "__macosx",
+    "$recycle.bin",
+    "system volume information",
+    "@eadir",
+    "@recycle",
+    "#recycle",
+    "#snapshot",
+    "lost+found",
+}
+MAX_LISTED = 20  # files that a message names before it counts the rest
+
+
+@dataclass
+class Listing:
+    """What lies in a folder, each in order of the names."""
+
+    pictures: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)  # visible files that are no pictures
+    ignored: list[Path] = field(default_factory=list)  # hidden, or left behind by systems and servers
+
+    @property
+    def files(self) -> list[Path]:
+        """Return every visible file, picture or not."""
+        return sorted(self.pictures + self.others)
+
+    def extend(self, other: Listing) -> None:
+        """Add what lies in another folder."""
+        self.pictures += other.pictures
+        self.others += other.others
+        self.ignored += other.ignored
+
+
+def list_tree(folder: Path) -> Listing:
+    """Return the pictures of `folder` at any depth; its sub-folders are taken for classes. UserError as below."""
+    listing = list_loose(folder)
+    for path in sub_folders(folder):
+        listing.extend(list_pictures(path, folder))
+    return listing
+
+
+def list_loose(folder: Path) -> Listing:
+    """Return what lies directly in `folder`, without its sub-folders."""
+    listing = Listing(ignored=_ignored(folder))
+    for path in visible(folder):
+        if not path.is_dir():
+            _add_file(path, listing)
+    return listing
+
+
+def list_pictures(folder: Path, root: Path) -> Listing:
+    """Return the pictures of the class `folder` of the set `root`, links followed.
+
+    UserError names a link that ends inside the set, but outside its class: it would give pictures another label.
+    """
+    listing = Listing()
+    own = root.resolve() / folder.relative_to(root)
+    _walk(folder, own, root.resolve(), (), listing)
+    return Listing(sorted(listing.pictures), sorted(listing.others), sorted(listing.ignored))
+
+
+def _walk(path: Path, own: Path, root: Path, above: tuple[Path, ...], listing: Listing) -> None:
+    target = path.resolve()
+    if path.is_symlink():
+        _check_link(path, target, own, root)
+    if not path.is_dir():
+        _add_file(path, listing)
+        return
+    if target in above:  # a link back up within the class
+        return
+    listing.ignored += _ignored(path)
+    for child in visible(path):
+        _walk(child, own, root, (*above, target), listing)
+
+
+def _check_link(path: Path, target: Path, own: Path, root: Path) -> None:
+    meets_the_set = target.is_relative_to(root) or root.is_relative_to(target)
+    if meets_the_set and not target.is_relative_to(own):
+        raise UserError(
+            f"{path} is a link to {path.readlink()}, inside the set but outside its class: "
+            "its pictures would get two labels; remove the link"
+        )
+
+
+def _add_file(path: Path, listing: Listing) -> None:
+    has_picture_name = path.suffix.lower() in Image.registered_extensions()
+    (listing.pictures if has_picture_name or is_picture(path) else listing.others).append(path)
+
+
+def sub_folders(folder: Path) -> list[Path]:
+    """Return the visible folders in `folder`, links followed, in order of their names."""
+    return [path for path in visible(folder) if path.is_dir()]
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return what lies in `folder` and is not ignored, in order of the names; UserError on names beyond UTF-8."""
+    found = sorted(path for path in folder.iterdir() if not _is_ignored(path))
+    for path in found:
+        if not _is_utf8(path.name):
+            raise UserError(f"{path.parent} holds a name that is not UTF-8, {path.name!r}; rename it")
+    return found
+
+
+def _ignored(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if _is_ignored(path)]
+
+
+def _is_ignored(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in IGNORED_NAMES
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def class_of(path: Path, folder: Path, classes: Iterable[str]) -> str | None:
+    """Return the class that the folders between `folder` and a picture name, or None."""
+    names = [unicodedata.normalize("NFC", name) for name in path.relative_to(folder).parent.parts]
+    return next((name for name in names if name in set(classes)), None)
+
+
+def describe_left_out(listing: Listing) -> str:
+    """Return one line that counts what is no part of the set; an empty text where nothing was left out."""
+    parts = []
+    if listing.ignored:
+        names = sorted({path.name for path in listing.ignored})
+        parts.append(f"{len(listing.ignored)} hidden or made by systems ({listed(names, most=4)})")
+    if listing.others:
+        names = [path.name for path in listing.others]
+        parts.append(f"{len(listing.others)} other files ({listed(names, most=4)})")
+    return f"left out: {', '.join(parts)}" if parts else ""
+
+
+def listed(items: Sequence[object], *, lines: bool = False, most: int = MAX_LISTED) -> str:
+    """Return the first items, and how many more there are."""
+    words = [str(item).encode(errors="replace").decode() for item in items[:most]]
+    if len(items) > most:
+        words.append(f"and {len(items) - most} more")
+    return "".join(f"\n       {word}" for word in words) if lines else ", ".join(words)

@@ -1,0 +1,288 @@
+"""params.yaml → validated, frozen settings."""
+
+from __future__ import annotations
+
+import ast
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
+
+from lineup.cli import UserError, nearest
+
+PARAMS = Path("params.yaml")
+ARCHITECTURES = Path(__file__).parent / "architectures"
+RECIPE_EXAMPLES = 48_000  # MNIST's training images, for which the passes were chosen
+MAX_EPOCHS = 200  # of epochs: auto on a small set
+
+
+def _check_epochs(value: Any) -> Any:  # noqa: ANN401
+    is_count = type(value) is int and value >= 1
+    if not is_count and value != "auto":
+        raise PydanticCustomError("epochs", "must be a whole number, or auto; 1 is the smallest")
+    return value
+
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+CountOrOff = Annotated[int, Field(ge=0, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+Name = Annotated[str, StringConstraints(pattern=r"^[^/\\:]+$")]
+Epochs = Annotated[int | Literal["auto"], BeforeValidator(_check_epochs)]
+SectionType = TypeVar("SectionType", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A section of params.yaml: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """How a folder of images becomes tensors."""
+
+    size: Annotated[int, Field(ge=8, le=512, strict=True)]
+    channels: Literal[1, 3]
+    test: Fraction
+    allow_duplicates: bool
+
+
+class Split(Section):
+    """The validation part of the training images."""
+
+    validation: Fraction
+    seed: Seed
+
+
+class Augment(Section):
+    """Random changes of the training images; zeros turn them off."""
+
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    shift: Probability
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    shear: Probability
+    flip: bool
+    erase: Probability
+
+
+class Train(Section):
+    """The recipe: every setting of a training that is not the architecture's own."""
+
+    epochs: Epochs
+    passes: Count
+    batch_size: Count
+    optimizer: Literal["sgd", "adam", "adamw", "muon"]
+    learning_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
+    weight_decay: NotNegative
+    schedule: Literal["constant", "step", "cosine", "one_cycle"]
+    warmup: Fraction
+    step_epochs: Count
+    step_factor: Annotated[float, Field(gt=0, le=1)]
+    clip_norm: NotNegative
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    augment: Augment
+    monitor: Literal["auto", "val_loss", "val_accuracy", "val_mae", "val_r2"]
+    mode: Literal["auto", "min", "max"]
+    patience: CountOrOff
+    keep_every: CountOrOff
+    top_k: Count
+    log_every: Count
+    tensorboard: bool
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    precision: Literal["auto", "float32", "bfloat16"]
+
+
+class Evaluate(Section):
+    """What is reported on the test images."""
+
+    confidence: Fraction
+    mistakes: Count
+
+
+class Export(Section):
+    """What ships, and when it becomes the champion."""
+
+    promote: Literal["gate", "always", "never"]
+    level: Fraction
+    margin: NotNegative
+    quantize: Literal["none", "dynamic", "static"]
+    max_drop: NotNegative
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    dataset: Name
+    data: Data
+    model: Name
+    architectures: Annotated[list[Name], Field(min_length=1)]
+    seed: Seed
+    split: Split
+    train: Train
+    models: dict[Name, dict[str, Any]]
+    evaluate: Evaluate
+    export: Export
+
+    def recipe(self, architecture: str) -> tuple[Train, dict[str, Any]]:
+        """Return the training settings of `architecture`, overrides applied, and its own hyperparameters."""
+        section = self.models.get(architecture)
+        if section is None:
+            raise UserError(
+                f"params.yaml: models has no section '{architecture}'; {nearest(architecture, self.models)}"
+            )
+        overrides = {key: value for key, value in section.items() if key in Train.model_fields}
+        hyperparameters = {key: value for key, value in section.items() if key not in Train.model_fields}
+        known = known_hyperparameters(architecture)
+        for key in hyperparameters:
+            if key not in known:
+                hint = nearest(key, [*known, *Train.model_fields])
+                raise UserError(f"params.yaml: unknown key 'models.{architecture}.{key}'; {hint}")
+        if overrides.get("epochs") == "auto":
+            del overrides["epochs"]  # so that a number in train rules
+        defaults = self.train.model_dump()
+        if isinstance(overrides.get("augment"), dict):
+            overrides["augment"] = defaults["augment"] | overrides["augment"]
+        return validated(Train, defaults | overrides, f"models.{architecture}"), hyperparameters
+
+    def epochs(self, architecture: str, examples: int) -> tuple[int, str]:
+        """Return how many epochs `architecture` trains on `examples` training examples, and why."""
+        recipe, _ = self.recipe(architecture)
+        if recipe.epochs != "auto":
+            return recipe.epochs, self._deciding_key(architecture, "epochs")
+        key = self._deciding_key(architecture, "passes")
+        epochs = auto_epochs(recipe.passes, examples)
+        if epochs == recipe.passes:
+            return epochs, f"auto: {key}"
+        limit = f", at most {MAX_EPOCHS}" if epochs == MAX_EPOCHS else ""
+        made_for = f"{key} = {recipe.passes} is for {RECIPE_EXAMPLES:,} examples"
+        return epochs, f"auto: {made_for}, fewer take more{limit}"
+
+    def _deciding_key(self, architecture: str, key: str) -> str:
+        own = self.models[architecture].get(key, "auto")
+        return f"train.{key}" if own == "auto" else f"models.{architecture}.{key}"
+
+    def ignored_keys(self) -> list[str]:
+        """Return the keys of `train` that the sections of all chosen architectures override."""
+        overridden = [_overridden_keys(self.models[name]) for name in self.architectures]
+        return sorted(set.intersection(*overridden))
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and validate params.yaml; raises UserError with one readable line per mistake."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not here: run this in the project's root folder") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold sections such as 'train:', found {type(content).__name__}")
+    params = validated(Params, content)
+    known = available_architectures()
+    for name in [params.model, *params.architectures, *params.models]:
+        if name not in known:
+            raise UserError(f"params.yaml: unknown architecture '{name}'; {nearest(name, known)}")
+    if params.model not in params.architectures:
+        raise UserError(
+            f"params.yaml: model '{params.model}' is not one of architectures ({', '.join(params.architectures)}); "
+            f"try -S model={params.architectures[0]}"
+        )
+    if len(set(params.architectures)) < len(params.architectures):
+        raise UserError("params.yaml: architectures names one architecture twice")
+    for architecture in dict.fromkeys([*params.architectures, *params.models]):
+        params.recipe(architecture)
+    for architecture in params.architectures:
+        _check_schedule(params, architecture)
+    return params
+
+
+def _check_schedule(params: Params, architecture: str) -> None:
+    recipe, _ = params.recipe(architecture)
+    if recipe.schedule == "step" and recipe.epochs == "auto":
+        raise UserError(
+            "params.yaml: schedule = 'step' needs a number of epochs, not auto; "
+            f"set train.epochs or models.{architecture}.epochs"
+        )
+
+
+def _overridden_keys(section: dict[str, Any]) -> set[str]:
+    """Return the keys of train that a section of models overrides; those of augment as augment.KEY."""
+    keys = {key for key in section if key in Train.model_fields}
+    if section.get("epochs") == "auto":
+        keys.remove("epochs")
+    if isinstance(section.get("augment"), dict):
+        keys.remove("augment")
+        keys |= {f"augment.{key}" for key in section["augment"]}
+    return keys
+
+
+def auto_epochs(passes: int, examples: int) -> int:
+    """Return the epochs in which `examples` are seen as often, in all, as MNIST's in `passes`.
+
+    At least `passes`, whatever the number of examples, and no more than MAX_EPOCHS for that reason.
+    """
+    as_many = math.ceil(passes * RECIPE_EXAMPLES / examples)
+    return max(passes, min(MAX_EPOCHS, as_many))
+
+
+def available_architectures() -> list[str]:
+    """Return the names of the files in stages/lib/architectures/, which are the names of the architectures."""
+    return sorted(path.stem for path in ARCHITECTURES.glob("[!_]*.py"))
+
+
+def known_hyperparameters(architecture: str) -> list[str]:
+    """Return the keyword-only arguments of an architecture's `build`, as its file reads: importing it takes seconds."""
+    file = ARCHITECTURES / f"{architecture}.py"
+    try:
+        statements = ast.parse(file.read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise UserError(f"{file}, line {error.lineno}: {error.msg}") from None
+    for statement in statements:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "build":
+            return [argument.arg for argument in statement.args.kwonlyargs]
+    raise UserError(f"{file} defines no function build; {ARCHITECTURES / 'mlp.py'} is an example")
+
+
+def validated(section: type[SectionType], content: dict[str, Any], prefix: str = "") -> SectionType:
+    """Return `content` as a `section`; raises UserError with a line per mistake: key, value, what is valid."""
+    try:
+        return section.model_validate(content)
+    except ValidationError as error:
+        lines = [describe_mistake(section, mistake, prefix) for mistake in error.errors()]
+        raise UserError("params.yaml: " + "\n       ".join(lines)) from None
+
+
+def describe_mistake(section: type[BaseModel], mistake: dict[str, Any], prefix: str = "") -> str:
+    """Return one line for one of pydantic's errors, with the nearest valid key where a key is unknown."""
+    location = [str(part) for part in mistake["loc"]]
+    key = ".".join([*([prefix] if prefix else []), *location])
+    if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key '{key}'; {nearest(location[-1], valid_keys(section, location[:-1]))}"
+    if mistake["type"] == "missing":
+        return f"key '{key}' is missing"
+    return f"{key} = {mistake['input']!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
+
+
+def valid_keys(section: type[BaseModel], location: list[str]) -> list[str]:
+    """Return the keys of the section found at `location` below `section`."""
+    for part in location:
+        if not part.isdigit():  # that would be an item of a list
+            annotation = section.model_fields[part].annotation
+            section = next((item for item in get_args(annotation) if item is not Ellipsis), annotation)
+    return list(section.model_fields)
