@@ -26,7 +26,9 @@ def run(main: Callable[..., None]) -> None:
     import typer
 
     gc.set_threshold(100_000)  # a fifth of the time that imports take went into looking for garbage
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages for tensors: 2 to 15 % of a step of convolutions
+    os.environ.setdefault(
+        "THP_MEM_ALLOC_ENABLE", "1"
+    )  # large pages for tensors: 2 to 15 % of a step of convolutions
     os.environ["MPLBACKEND"] = "agg"  # a notebook's fails on import where its package is missing
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
@@ -63,7 +65,13 @@ def duration(seconds: float) -> str:
 def progress(*columns: str, unit: str = "") -> Progress:
     """Return a progress bar, silent where standard error is no terminal; `columns` are templates of task fields."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     return Progress(

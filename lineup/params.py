@@ -147,7 +147,9 @@ class Params(Section):
                 f"params.yaml: models has no section '{architecture}'; {nearest(architecture, self.models)}"
             )
         overrides = {key: value for key, value in section.items() if key in Train.model_fields}
-        hyperparameters = {key: value for key, value in section.items() if key not in Train.model_fields}
+        hyperparameters = {
+            key: value for key, value in section.items() if key not in Train.model_fields
+        }
         known = known_hyperparameters(architecture)
         for key in hyperparameters:
             if key not in known:
@@ -192,7 +194,9 @@ def load_params(path: Path = PARAMS) -> Params:
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} must hold sections such as 'train:', found {type(content).__name__}")
+        raise UserError(
+            f"{path} must hold sections such as 'train:', found {type(content).__name__}"
+        )
     params = validated(Params, content)
     known = available_architectures()
     for name in [params.model, *params.architectures, *params.models]:
@@ -284,5 +288,7 @@ def valid_keys(section: type[BaseModel], location: list[str]) -> list[str]:
     for part in location:
         if not part.isdigit():  # that would be an item of a list
             annotation = section.model_fields[part].annotation
-            section = next((item for item in get_args(annotation) if item is not Ellipsis), annotation)
+            section = next(
+                (item for item in get_args(annotation) if item is not Ellipsis), annotation
+            )
     return list(section.model_fields)

@@ -28,7 +28,10 @@ FONT = ["system-ui", "sans-serif"]  # of this computer: others would be fetched 
 def main(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]...", help="URIs, folders or files; every registered architecture by default."),
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="URIs, folders or files; every registered architecture by default.",
+        ),
     ] = None,
     port: Annotated[int, typer.Option(help="The page is at http://127.0.0.1:PORT.")] = 7860,
 ) -> None:
@@ -69,7 +72,9 @@ def build_page(classifiers: "dict[str, Classifier]") -> "Blocks":
     dataset = models[0].description["dataset"]
     has_framing = models[0].preprocessing.framing is not None
     invitation = "Draw a picture or drop one" if has_framing else "Drop a picture"
-    with gradio.Blocks(title=f"Lineup: {dataset}", analytics_enabled=False, fill_width=True) as page:
+    with gradio.Blocks(
+        title=f"Lineup: {dataset}", analytics_enabled=False, fill_width=True
+    ) as page:
         gradio.Markdown(f"# {dataset}\n{invitation}, and see what each architecture makes of it.")
         with gradio.Row():
             with gradio.Column(scale=0, min_width=CANVAS + 60):
@@ -79,7 +84,9 @@ def build_page(classifiers: "dict[str, Classifier]") -> "Blocks":
                         format="png",
                         canvas_size=(CANVAS, CANVAS),
                         fixed_canvas=True,
-                        brush=gradio.Brush(default_size=BRUSH, colors=["#000000"], color_mode="fixed"),
+                        brush=gradio.Brush(
+                            default_size=BRUSH, colors=["#000000"], color_mode="fixed"
+                        ),
                         layers=False,
                         transforms=(),
                         buttons=[],
@@ -89,16 +96,25 @@ def build_page(classifiers: "dict[str, Classifier]") -> "Blocks":
                     )
                 with gradio.Tab("Drop"):
                     file = gradio.Image(
-                        type="filepath", image_mode=None, sources=["upload", "clipboard"], elem_id="file"
+                        type="filepath",
+                        image_mode=None,
+                        sources=["upload", "clipboard"],
+                        elem_id="file",
                     )
-                seen = gradio.Image(label="As the models see it", height=MAGNIFIED + 30, buttons=[], elem_id="seen")
+                seen = gradio.Image(
+                    label="As the models see it", height=MAGNIFIED + 30, buttons=[], elem_id="seen"
+                )
             with gradio.Column(), gradio.Row():
                 bars = [
-                    gradio.Label(label=name, num_top_classes=SHOWN, min_width=260, elem_id=f"says-{name}")
+                    gradio.Label(
+                        label=name, num_top_classes=SHOWN, min_width=260, elem_id=f"says-{name}"
+                    )
                     for name in classifiers
                 ]
         quiet = {"outputs": [seen, *bars], "show_progress": "hidden", "api_visibility": "private"}
-        canvas.change(lambda drawing: look(drawing and drawing["composite"], models), canvas, **quiet)
+        canvas.change(
+            lambda drawing: look(drawing and drawing["composite"], models), canvas, **quiet
+        )
         file.change(lambda path: look(path and Path(path), models), file, **quiet)
     return page
 
@@ -115,11 +131,16 @@ def look(picture: "Image | Path | None", models: "list[Classifier]") -> list[Any
         seen = models[0].preprocess(picture)
     except UnreadablePictureError as error:
         raise gradio_error(f"This picture can't be used: {error}") from None
-    enlarged = fromarray(seen.transpose(1, 2, 0).squeeze()).resize((MAGNIFIED, MAGNIFIED), Resampling.NEAREST)
+    enlarged = fromarray(seen.transpose(1, 2, 0).squeeze()).resize(
+        (MAGNIFIED, MAGNIFIED), Resampling.NEAREST
+    )
     answers = [model.classify([model.preprocess(picture)])[0].tolist() for model in models]
     return [
         enlarged,
-        *(dict(zip(model.classes, answer, strict=True)) for model, answer in zip(models, answers, strict=True)),
+        *(
+            dict(zip(model.classes, answer, strict=True))
+            for model, answer in zip(models, answers, strict=True)
+        ),
     ]
 
 

@@ -49,7 +49,9 @@ def main() -> None:
 
     rows, answers, tables = [], {}, []
     with progress(unit="architectures") as bar:
-        for name, module in bar.track(modules.items(), description="Evaluating", total=len(modules)):
+        for name, module in bar.track(
+            modules.items(), description="Evaluating", total=len(modules)
+        ):
             outputs, microseconds = predict(name, module, inputs)
             scores = score(module.description, outputs, truth, params.evaluate.confidence)
             write_results(name, scores, outputs)
@@ -57,7 +59,9 @@ def main() -> None:
             if dataset.task == "classification":
                 answers[name] = outputs.argmax(1)
                 tables.append(
-                    explain_classes(name, outputs, inputs, truth, dataset, params.evaluate, scores["test_ece"])
+                    explain_classes(
+                        name, outputs, inputs, truth, dataset, params.evaluate, scores["test_ece"]
+                    )
                 )
             else:
                 explain_values(name, outputs, truth, dataset)
@@ -81,7 +85,9 @@ def check_fits(name: str, module: "Deployed", dataset: "Dataset") -> None:
     """Raise UserError where a model was made for other classes or another shape than the dataset's."""
     made_for = (module.description["classes"], module.description["shape"])
     if made_for != (dataset.classes, dataset.shape):
-        raise UserError(f"{MODELS / name} was not trained on the present '{dataset.name}'; run: dvc repro")
+        raise UserError(
+            f"{MODELS / name} was not trained on the present '{dataset.name}'; run: dvc repro"
+        )
 
 
 def predict(name: str, module: "Deployed", inputs: "Tensor") -> "tuple[Tensor, float]":
@@ -102,7 +108,9 @@ def predict(name: str, module: "Deployed", inputs: "Tensor") -> "tuple[Tensor, f
     return outputs, round(microseconds, 1)
 
 
-def score(description: dict[str, Any], outputs: "Tensor", truth: "Tensor", confidence: float) -> dict[str, float]:
+def score(
+    description: dict[str, Any], outputs: "Tensor", truth: "Tensor", confidence: float
+) -> dict[str, float]:
     """Return a model's test scores, validation scores, size and best epoch, by metric name."""
     from lineup.evaluation import metrics
 
@@ -111,7 +119,9 @@ def score(description: dict[str, Any], outputs: "Tensor", truth: "Tensor", confi
     else:
         scores = metrics.regression(outputs, truth)
     known = {"parameters": description["parameters"], "epoch": description["epoch"]}
-    return {f"test_{key}": value for key, value in scores.items()} | description["validation"] | known
+    return (
+        {f"test_{key}": value for key, value in scores.items()} | description["validation"] | known
+    )
 
 
 def write_results(name: str, scores: dict[str, float], outputs: "Tensor") -> None:
@@ -169,7 +179,9 @@ def explain_classes(
     figures.draw_confusion(matrix, dataset.classes, folder / "confusion.png")
     figures.draw_mistakes(mistakes, len(images), folder / "mistakes.png")
     figures.draw_per_class(per_class, folder / "per_class.png")
-    figures.draw_calibration(metrics.calibration(probabilities, labels), calibration_error, folder / "calibration.png")
+    figures.draw_calibration(
+        metrics.calibration(probabilities, labels), calibration_error, folder / "calibration.png"
+    )
     return confusion_table(name, matrix, dataset.classes)
 
 
@@ -180,7 +192,9 @@ def worst_mistakes(
     confidences, predicted = probabilities.max(1)
     wrong = (predicted != labels).nonzero().flatten()
     worst = wrong[confidences[wrong].argsort(descending=True, stable=True)][:most].tolist()
-    return [(images[i], classes[labels[i]], classes[predicted[i]], confidences[i].item()) for i in worst]
+    return [
+        (images[i], classes[labels[i]], classes[predicted[i]], confidences[i].item()) for i in worst
+    ]
 
 
 def confusion_table(name: str, matrix: "np.ndarray", classes: list[str]) -> "pd.DataFrame":
@@ -188,8 +202,13 @@ def confusion_table(name: str, matrix: "np.ndarray", classes: list[str]) -> "pd.
     import pandas as pd
 
     pairs = [(i, i) for i in range(len(classes))]
-    pairs += [(i, j) for i in range(len(classes)) for j in range(len(classes)) if i != j and matrix[i, j]]
-    table = [(name, classes[actual], classes[predicted], matrix[actual, predicted]) for actual, predicted in pairs]
+    pairs += [
+        (i, j) for i in range(len(classes)) for j in range(len(classes)) if i != j and matrix[i, j]
+    ]
+    table = [
+        (name, classes[actual], classes[predicted], matrix[actual, predicted])
+        for actual, predicted in pairs
+    ]
     return pd.DataFrame(table, columns=["architecture", "actual", "predicted", "images"])
 
 
@@ -255,11 +274,17 @@ def compare(rows: list[dict[str, Any]], answers: "dict[str, Tensor]", labels: "T
         if first is rows[0]:
             second["p_vs_first"] = test["p_two_sided"]
     columns = ["a", "b", "only_a", "only_b", "p_one_sided", "p_two_sided"]
-    write_text(EVALUATION / "comparisons.csv", pd.DataFrame(table, columns=columns).to_csv(index=False))
+    write_text(
+        EVALUATION / "comparisons.csv", pd.DataFrame(table, columns=columns).to_csv(index=False)
+    )
 
 
 def draw_disagreements(
-    rows: list[dict[str, Any]], answers: "dict[str, Tensor]", images: "Tensor", labels: "Tensor", dataset: "Dataset"
+    rows: list[dict[str, Any]],
+    answers: "dict[str, Tensor]",
+    images: "Tensor",
+    labels: "Tensor",
+    dataset: "Dataset",
 ) -> None:
     """Draw the images on which the architectures differ most; nothing where there is only one."""
     import torch
@@ -325,7 +350,10 @@ def readable(rows: list[dict[str, Any]], confidence: float) -> list[dict[str, st
             cells[f"{100 * confidence:g} % interval"] = "–".join(ends)
             cells["p vs. 1st"] = readable_p(row["p_vs_first"]) if "p_vs_first" in row else "–"
         else:
-            cells |= {"validation MSE": f"{row['val_loss']:.4g}", "test MSE": f"{row['test_loss']:.4g}"}
+            cells |= {
+                "validation MSE": f"{row['val_loss']:.4g}",
+                "test MSE": f"{row['test_loss']:.4g}",
+            }
             cells |= {
                 "test MAE": f"{row['test_mae']:.4g}",
                 "test R²": f"{row['test_r2']:.4f}" if "test_r2" in row else "–",
@@ -341,7 +369,8 @@ def markdown(table: list[dict[str, str]]) -> str:
     first, *others = widths
     lines = [{head: head for head in widths}, *table]
     body = [
-        [cells[first].ljust(widths[first]), *(cells[head].rjust(widths[head]) for head in others)] for cells in lines
+        [cells[first].ljust(widths[first]), *(cells[head].rjust(widths[head]) for head in others)]
+        for cells in lines
     ]
     body.insert(1, ["-" * widths[first], *("-" * (widths[head] - 1) + ":" for head in others)])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in body)
@@ -354,7 +383,12 @@ def show(rows: list[dict[str, Any]], confidence: float, model: str) -> None:
     from rich.text import Text
 
     cells = readable(rows, confidence)
-    table = Table(title="Leaderboard, by validation score", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table = Table(
+        title="Leaderboard, by validation score",
+        title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
     for head in cells[0]:
         table.add_column(head, justify="left" if head == "architecture" else "right", no_wrap=True)
     for row in cells:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from lineup.params import Export
     from lineup.serving.deployable import Deployed
 
-    Predict = Callable[..., Tensor]  # raw inputs, and a batch size if a special one is wanted → outputs (N, K)
+    Predict = Callable[
+        ..., Tensor
+    ]  # raw inputs, and a batch size if a special one is wanted → outputs (N, K)
 
 EXPORT = Path("export")
 METRICS = Path("metrics.json")
@@ -48,7 +50,9 @@ def main() -> None:
     inputs, targets = datasets.load("test")
     reference = deployment.predict(module, inputs)
 
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=".", ignore_cleanup_errors=True) as temporary:
+    with tempfile.TemporaryDirectory(
+        prefix=".export-", dir=".", ignore_cleanup_errors=True
+    ) as temporary:
         folder = Path(temporary) / "export"
         write_formats(module, trained, folder)
         for name, predict in formats(folder).items():
@@ -67,7 +71,9 @@ def main() -> None:
         write_documents(folder, description, evaluated, metrics)
         publish(folder)
     write_json(METRICS, metrics)
-    print(f"{EXPORT}/ holds {params.model}, equal to the trained model on {len(inputs):,} test inputs in every format")
+    print(
+        f"{EXPORT}/ holds {params.model}, equal to the trained model on {len(inputs):,} test inputs in every format"
+    )
     print(tracking.record_export(params.model, params.export.model_dump()))
     print(f"Next: python {EXPORT}/example.py · python -m stages.predict --model {EXPORT} PICTURE")
 
@@ -99,13 +105,17 @@ def formats(folder: Path) -> "dict[str, Predict]":
     }
 
 
-def compare(name: str, predict: "Predict", inputs: "Tensor", reference: "Tensor", targets: "Tensor") -> str | None:
+def compare(
+    name: str, predict: "Predict", inputs: "Tensor", reference: "Tensor", targets: "Tensor"
+) -> str | None:
     """Return how a format differs from the trained model, on every input and in small batches too."""
     from lineup.serving.deployable import difference
 
     outputs = predict(inputs)
     scores, expected = score(outputs, targets), score(reference, targets)
-    if mistake := difference(outputs, reference) or contradiction(scores, expected, ties(reference)):
+    if mistake := difference(outputs, reference) or contradiction(
+        scores, expected, ties(reference)
+    ):
         return f"{name} is not the trained model: {mistake}"
     for batch_size, batches in SMALL_BATCHES.items():
         some = slice(batches * batch_size)
@@ -146,19 +156,31 @@ def contradiction(found: dict[str, float], expected: dict[str, float], tied: flo
 
 
 def quantize(
-    module: "Deployed", folder: Path, settings: "Export", inputs: "Tensor", targets: "Tensor", scores: dict[str, float]
+    module: "Deployed",
+    folder: Path,
+    settings: "Export",
+    inputs: "Tensor",
+    targets: "Tensor",
+    scores: dict[str, float],
 ) -> dict[str, Any] | None:
     """Write model.int8.onnx if asked for, and return its size and scores; UserError if it costs too much accuracy."""
     if settings.quantize == "none":
         return None
     if not module.classifies:
-        raise UserError("params.yaml: export.quantize is for classifiers; set it to none for a regression")
+        raise UserError(
+            "params.yaml: export.quantize is for classifiers; set it to none for a regression"
+        )
     from lineup.data import dataset as datasets
     from lineup.serving import deployable as deployment
 
     path = folder / "model.int8.onnx"
     images = datasets.load("train")[0][datasets.load_split().train]
-    deployment.write_int8(folder / "model.onnx", path, settings.quantize, images[:: max(1, len(images) // CALIBRATION)])
+    deployment.write_int8(
+        folder / "model.onnx",
+        path,
+        settings.quantize,
+        images[:: max(1, len(images) // CALIBRATION)],
+    )
     found = score(deployment.predict_onnx(deployment.read_onnx(path), inputs), targets)
     drop = scores["test_accuracy"] - found["test_accuracy"]
     if drop > settings.max_drop:
@@ -178,13 +200,16 @@ def measure_speed(path: Path, inputs: "Tensor") -> dict[str, float]:
 
     single, parallel = deployment.read_onnx(path, threads=1), deployment.read_onnx(path)
     name, outputs = single.get_inputs()[0].name, [single.get_outputs()[0].name]
-    one, batch = ({name: np.resize(inputs.numpy(), (count, *inputs.shape[1:]))} for count in (1, 256))
+    one, batch = (
+        {name: np.resize(inputs.numpy(), (count, *inputs.shape[1:]))} for count in (1, 256)
+    )
     p50, p99 = np.percentile(durations(lambda: single.run(outputs, one), 1000), [50, 99])
     speed = {
         "latency_ms_p50": 1000 * p50,
         "latency_ms_p99": 1000 * p99,
         "images_per_second": 256 / np.median(durations(lambda: parallel.run(outputs, batch), 20)),
-        "images_per_second_1thread": 256 / np.median(durations(lambda: single.run(outputs, batch), 20)),
+        "images_per_second_1thread": 256
+        / np.median(durations(lambda: single.run(outputs, batch), 20)),
     }
     rounded = {key: float(f"{value:.3g}") for key, value in speed.items()}
     return {key: int(value) if value >= 100 else value for key, value in rounded.items()}
@@ -207,14 +232,23 @@ def versions() -> dict[str, str]:
     """Return the versions of what wrote the files."""
     from importlib.metadata import version
 
-    return {package: version(package) for package in ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors")}
+    return {
+        package: version(package)
+        for package in ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors")
+    }
 
 
-def summary(description: dict[str, Any], evaluated: dict[str, float], size: int) -> dict[str, float]:
+def summary(
+    description: dict[str, Any], evaluated: dict[str, float], size: int
+) -> dict[str, float]:
     """Return the content of metrics.json: few keys, rounded, the most important first."""
     wanted = ("test_accuracy", "test_loss", "test_mae", "test_r2")
     scores = {key: evaluated[key] for key in wanted if key in evaluated}
-    validation = {key: value for key, value in description["validation"].items() if key in ("val_accuracy", "val_mae")}
+    validation = {
+        key: value
+        for key, value in description["validation"].items()
+        if key in ("val_accuracy", "val_mae")
+    }
     rounded = {key: round(value, 6) for key, value in (scores | validation).items()}
     return rounded | {
         "latency_ms_p50": description["speed"]["latency_ms_p50"],
@@ -225,14 +259,19 @@ def summary(description: dict[str, Any], evaluated: dict[str, float], size: int)
 
 
 def write_documents(
-    folder: Path, description: dict[str, Any], evaluated: dict[str, float], metrics: dict[str, float]
+    folder: Path,
+    description: dict[str, Any],
+    evaluated: dict[str, float],
+    metrics: dict[str, float],
 ) -> None:
     """Write example.py, the model card, and model.json with the digest of every other file."""
     from lineup.files import sha256, write_json, write_text
     from lineup.serving.model_card import example, model_card
 
     write_text(folder / "example.py", example(description))
-    description["files"] = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != "model.json"}
+    description["files"] = {
+        path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != "model.json"
+    }
     write_json(folder / "model.json", description)
     write_text(folder / "README.md", model_card(description, evaluated, metrics))
 

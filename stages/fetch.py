@@ -46,9 +46,15 @@ def main() -> None:
     table = pd.DataFrame(source.files, columns=["split", "index", "file", "label"])
     write_text(FILES, table.to_csv(index=False))
 
-    kind = f"{len(source.classes)} classes" if source.task == "classification" else f"{len(source.classes)} targets"
+    kind = (
+        f"{len(source.classes)} classes"
+        if source.task == "classification"
+        else f"{len(source.classes)} targets"
+    )
     counts = f"{len(source.train[0]):,} training and {len(source.test[0]):,} test"
-    print(f"{params.dataset}: {counts} {names[0]} of {' × '.join(map(str, shape))}, {kind} → {RAW}/")
+    print(
+        f"{params.dataset}: {counts} {names[0]} of {' × '.join(map(str, shape))}, {kind} → {RAW}/"
+    )
     if "DVC_STAGE" not in os.environ:
         print("Next: dvc repro")
 

@@ -24,7 +24,9 @@ MOST_EXPLAINED = 12  # pictures in one --explain
 
 
 def main(
-    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE...", help="Files, folders, or - for stdin.")],
+    pictures: Annotated[
+        list[str], typer.Argument(metavar="PICTURE...", help="Files, folders, or - for stdin.")
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -34,9 +36,14 @@ def main(
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to name per picture.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: one row per picture and class.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV: one row per picture and class.")
+    ] = False,
     explain: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw what the model sees and how probable it finds each class.")
+        Path | None,
+        typer.Option(
+            metavar="PNG", help="Draw what the model sees and how probable it finds each class."
+        ),
     ] = None,
 ) -> None:
     """Say what PICTURES show: PNG, JPEG and other formats, any size, grey or colour.
@@ -134,7 +141,9 @@ def classify(
             yield from zip(found, images, classifier.classify(images), strict=True)
 
 
-def answer(name: str, probabilities: "np.ndarray", classes: list[str], top_k: int) -> dict[str, Any]:
+def answer(
+    name: str, probabilities: "np.ndarray", classes: list[str], top_k: int
+) -> dict[str, Any]:
     """Return the picture's name and its most probable classes, best first."""
     best = probabilities.argsort(kind="stable")[::-1][:top_k]
     return {

@@ -101,7 +101,9 @@ def main() -> None:
         raise UserError(f"{EVALUATION}/ holds no leaderboard yet; run: dvc repro evaluate")
     leaderboard = read_leaderboard(EVALUATION / "leaderboard.md")
     plots = EVALUATION / "plots"
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE)
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+        PAGE
+    )
     text = page.render(
         dataset=datasets.describe(),
         leaderboard=leaderboard,
@@ -136,7 +138,10 @@ def read_comparisons(path: Path) -> list[list[str]]:
     with path.open(encoding="utf-8", newline="") as file:
         tests = list(csv.DictReader(file))
     head = ["pair", "only the first is right", "only the second", "p"]
-    rows = [[f"{t['a']} – {t['b']}", t["only_a"], t["only_b"], readable_p(float(t["p_two_sided"]))] for t in tests]
+    rows = [
+        [f"{t['a']} – {t['b']}", t["only_a"], t["only_b"], readable_p(float(t["p_two_sided"]))]
+        for t in tests
+    ]
     return [head, *rows] if rows else []
 
 
@@ -147,12 +152,17 @@ def describe_architecture(name: str, folder: Path) -> dict[str, Any]:
     from lineup.files import read_json
 
     model = read_json(Path("models") / name / "model.json")
-    recipe = {key: model[key] for key in ("hyperparameters", "recipe", "seed", "epoch") if key in model}
+    recipe = {
+        key: model[key] for key in ("hyperparameters", "recipe", "seed", "epoch") if key in model
+    }
     scores = read_json(EVALUATION / name / "metrics.json")
     pictures = {caption: embed(folder / f"{key}.png") for key, caption in CAPTIONS.items()}
     return {
         "name": name,
-        "scores": {key: f"{value:,}" if isinstance(value, int) else f"{value:.4g}" for key, value in scores.items()},
+        "scores": {
+            key: f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+            for key, value in scores.items()
+        },
         "pictures": {caption: image for caption, image in pictures.items() if image},
         "recipe": json.dumps(recipe, indent=2, ensure_ascii=False),
     }

@@ -33,12 +33,20 @@ def main() -> None:
     picture = SPLIT / "samples.png"
     if dataset.task == "classification":
         train, validation = draw_part(
-            targets, settings.validation, settings.seed, dataset.classes, "validation", "split.validation"
+            targets,
+            settings.validation,
+            settings.seed,
+            dataset.classes,
+            "validation",
+            "split.validation",
         )
         mean, std = measure(inputs[train])
         figures.draw_samples(pick_samples(inputs[train], targets[train], dataset.classes), picture)
     else:
-        train, validation = torch.arange(len(inputs)), torch.arange(len(inputs))  # in-sample: all rows are both
+        train, validation = (
+            torch.arange(len(inputs)),
+            torch.arange(len(inputs)),
+        )  # in-sample: all rows are both
         mean, std = torch.zeros(1), torch.ones(1)
         figures.draw_table(inputs, targets, [*dataset.inputs, *dataset.classes], picture)
 
@@ -55,7 +63,9 @@ def main() -> None:
             "digest": sha256(indices),
         },
     )
-    print(f"{dataset.name}: {len(train):,} for training, {len(validation):,} for validation; see {picture}")
+    print(
+        f"{dataset.name}: {len(train):,} for training, {len(validation):,} for validation; see {picture}"
+    )
     if "DVC_STAGE" not in os.environ:
         print("Next: dvc repro")
 
@@ -65,16 +75,23 @@ def measure(images: "Tensor") -> "tuple[Tensor, Tensor]":
     import torch
 
     values = torch.arange(256, dtype=torch.float64) / 255
-    counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])])
+    counts = torch.stack(
+        [torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])]
+    )
     weights = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)
     mean = weights @ values
     std = (weights * (values - mean.unsqueeze(1)) ** 2).sum(dim=1).sqrt()
-    return mean.float(), std.where(std > 0, 1).float()  # a channel of one value only is left at zero
+    return mean.float(), std.where(
+        std > 0, 1
+    ).float()  # a channel of one value only is left at zero
 
 
 def pick_samples(images: "Tensor", labels: "Tensor", classes: "list[str]") -> "dict[str, Tensor]":
     """Return the first training images of each class by its name."""
-    return {name: images[(labels == label).nonzero().flatten()[:SAMPLES]] for label, name in enumerate(classes)}
+    return {
+        name: images[(labels == label).nonzero().flatten()[:SAMPLES]]
+        for label, name in enumerate(classes)
+    }
 
 
 if __name__ == "__main__":

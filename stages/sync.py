@@ -24,14 +24,22 @@ def main() -> None:
     if not tracking.enabled():
         raise UserError("LINEUP_TRACKING is off; unset it to sync")
     pending = tracking.sync()
-    evaluated = [name for name in params.architectures if (Path("evaluation") / name / "metrics.json").exists()]
+    evaluated = [
+        name
+        for name in params.architectures
+        if (Path("evaluation") / name / "metrics.json").exists()
+    ]
     evaluated = [name for name in evaluated if (Path("models") / name / "run.json").exists()]
     tracking.record_evaluations(evaluated)
     if EXPORTED.exists():
         exported = read_json(EXPORTED)
         trained = Path("models") / exported["architecture"] / "model.json"
         if trained.exists() and read_json(trained)["weights_sha256"] == exported["weights_sha256"]:
-            typer.echo(tracking.record_export(exported["architecture"], params.export.model_dump(), once=True))
+            typer.echo(
+                tracking.record_export(
+                    exported["architecture"], params.export.model_dump(), once=True
+                )
+            )
         else:
             typer.echo("export/ is of another training; run: dvc repro")
     if pending:

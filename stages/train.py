@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from lineup.training.trainer import Training
 
 
-def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's architectures.")]) -> None:
+def main(
+    architecture: Annotated[str, typer.Argument(help="One of params.yaml's architectures.")],
+) -> None:
     """Train ARCHITECTURE with the recipe of params.yaml; a training that was killed resumes where it stood."""
     from lineup.params import load_params
 
@@ -70,7 +72,9 @@ def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's 
         "torch": torch.__version__,
     }
     checkpoint = Checkpoint(fingerprint(facts))
-    with checkpoint.lock(on_wait=lambda: typer.echo(f"{architecture}: another process trains just this; waiting")):
+    with checkpoint.lock(
+        on_wait=lambda: typer.echo(f"{architecture}: another process trains just this; waiting")
+    ):
         saved = checkpoint.load()
         if saved:
             loop.restore(*saved)
@@ -83,7 +87,12 @@ def main(architecture: Annotated[str, typer.Argument(help="One of params.yaml's 
 
 
 def write_outputs(
-    folder: Path, facts: dict[str, Any], dataset: "Dataset", split: "Split", loop: "Training", training: str
+    folder: Path,
+    facts: dict[str, Any],
+    dataset: "Dataset",
+    split: "Split",
+    loop: "Training",
+    training: str,
 ) -> None:
     """Write the best epoch's weights, all that rebuilds the model, every epoch's metrics, and the training's id."""
     from lineup.files import sha256, write_json, write_rows, write_tensors

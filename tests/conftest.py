@@ -18,7 +18,11 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))}
+        self.environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("DVC_", "MLFLOW_"))
+        }
         self.environment |= {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",
@@ -30,9 +34,15 @@ class Project:
         """Run a command here; with `check` a failure shows its output."""
         command = [sys.executable if word == "python" else word for word in command]
         result = subprocess.run(
-            command, cwd=cwd or self.folder, env=self.environment | environment, capture_output=True, text=True
+            command,
+            cwd=cwd or self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
         )
-        assert not check or result.returncode == 0, f"{command}\n{result.stdout[-6000:]}\n{result.stderr[-6000:]}"
+        assert not check or result.returncode == 0, (
+            f"{command}\n{result.stdout[-6000:]}\n{result.stderr[-6000:]}"
+        )
         return result
 
     def set(self, **changes) -> None:
@@ -85,7 +95,9 @@ def write_digits(folder: Path, count: int) -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    for number, (image, label) in enumerate(zip(digits.images[:count], digits.target[:count], strict=True)):
+    for number, (image, label) in enumerate(
+        zip(digits.images[:count], digits.target[:count], strict=True)
+    ):
         path = folder / str(label) / f"{number:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15.9).astype("uint8")).save(path)
@@ -124,4 +136,6 @@ def no_store_of_another_test(monkeypatch):
 @pytest.fixture(scope="session")
 def project_factory(tmp_path_factory):
     """Return a function that makes scratch projects."""
-    return lambda name, **options: make_project(tmp_path_factory.mktemp(name) / "project", **options)
+    return lambda name, **options: make_project(
+        tmp_path_factory.mktemp(name) / "project", **options
+    )

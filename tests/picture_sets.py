@@ -32,8 +32,14 @@ def rare_inverse(root: Path, count: int = 60) -> None:
 def brightness(root: Path, count: int = 30) -> None:
     """Brightness alone tells the classes apart: stretching the contrast would lose it."""
     for number in range(count):
-        save(shape("disc", number, 56, ground=0, ink=90 + number % 9), root / "faint" / f"{number}.png")
-        save(shape("disc", number, 56, ground=0, ink=220 + number % 9), root / "bright" / f"{number}.png")
+        save(
+            shape("disc", number, 56, ground=0, ink=90 + number % 9),
+            root / "faint" / f"{number}.png",
+        )
+        save(
+            shape("disc", number, 56, ground=0, ink=220 + number % 9),
+            root / "bright" / f"{number}.png",
+        )
 
 
 def stripes(root: Path, count: int = 20) -> None:
@@ -68,7 +74,8 @@ def spellings(root: Path, count: int = 16) -> None:
 
 
 SETS: dict[str, Callable[[Path], None]] = {
-    function.__name__: function for function in (rare_inverse, brightness, stripes, camera_values, spellings)
+    function.__name__: function
+    for function in (rare_inverse, brightness, stripes, camera_values, spellings)
 }
 
 

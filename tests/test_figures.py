@@ -32,7 +32,9 @@ def named(count):
 
 def images(count, channels=1, height=28, width=28):
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, channels, height, width), generator=generator, dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (count, channels, height, width), generator=generator, dtype=torch.uint8
+    )
 
 
 def guesses(count, classes):
@@ -52,11 +54,14 @@ def history(epochs, **metrics):
     return [{"epoch": epoch, **row} for epoch in range(1, epochs + 1)]
 
 
-@pytest.mark.parametrize(("classes", "shape"), [(1, (3, 400, 90)), (10, (1, 28, 28)), (100, (3, 20, 45))])
+@pytest.mark.parametrize(
+    ("classes", "shape"), [(1, (3, 400, 90)), (10, (1, 28, 28)), (100, (3, 20, 45))]
+)
 def test_samples_of_any_data_make_a_picture_that_fits_a_page(tmp_path, classes, shape):
     batch = images(4, *shape)
     figures.draw_samples(
-        {name: batch[: 1 + index % 4] for index, name in enumerate(named(classes))}, tmp_path / "a.png"
+        {name: batch[: 1 + index % 4] for index, name in enumerate(named(classes))},
+        tmp_path / "a.png",
     )
     width, height = size(tmp_path / "a.png")
     assert width <= 1300 and height <= 3000
@@ -72,9 +77,15 @@ def test_a_class_name_is_written_as_it_is_even_where_no_font_has_it(tmp_path, ca
 @pytest.mark.parametrize("classes", [1, 2, 10, 100])
 def test_every_picture_about_classes_is_drawn_for_any_number_of_them(tmp_path, classes):
     probabilities, labels = guesses(300, classes)
-    figures.draw_confusion(metrics.confusion(probabilities, labels), named(classes), tmp_path / "confusion.png")
-    figures.draw_per_class(metrics.per_class(probabilities, labels, named(classes), 0.95), tmp_path / "per_class.png")
-    figures.draw_calibration(metrics.calibration(probabilities, labels), 0.1, tmp_path / "calibration.png")
+    figures.draw_confusion(
+        metrics.confusion(probabilities, labels), named(classes), tmp_path / "confusion.png"
+    )
+    figures.draw_per_class(
+        metrics.per_class(probabilities, labels, named(classes), 0.95), tmp_path / "per_class.png"
+    )
+    figures.draw_calibration(
+        metrics.calibration(probabilities, labels), 0.1, tmp_path / "calibration.png"
+    )
     for path in tmp_path.iterdir():
         assert min(size(path)) > 150
 
@@ -133,7 +144,12 @@ def test_learning_curves_say_what_only_the_trainings_loss_includes(tmp_path, dra
 
 
 def test_the_line_up_is_drawn_with_one_architecture_and_with_many(tmp_path):
-    row = {"architecture": "cnn", "test_accuracy": 0.99, "test_accuracy_low": 0.98, "test_accuracy_high": 0.995}
+    row = {
+        "architecture": "cnn",
+        "test_accuracy": 0.99,
+        "test_accuracy_low": 0.98,
+        "test_accuracy_high": 0.995,
+    }
     row |= {"val_accuracy": 0.98, "parameters": 29034, "time_per_image_us": 12.3}
     figures.draw_leaderboard([row], 0.95, tmp_path / "one.png")
     figures.draw_leaderboard([row, *[row | {"p_vs_first": 0.03}] * 11], 0.95, tmp_path / "many.png")
@@ -149,9 +165,16 @@ def test_tables_and_predictions_of_a_regression_are_drawn_however_wide(tmp_path)
 
 @pytest.mark.parametrize(
     ("name", "hyperparameters"),
-    [("linear", {}), ("mlp", {"hidden": [16]}), ("cnn", {"channels": [4, 8]}), ("rnn", {"hidden": 15, "layers": 2})],
+    [
+        ("linear", {}),
+        ("mlp", {"hidden": [16]}),
+        ("cnn", {"channels": [4, 8]}),
+        ("rnn", {"hidden": 15, "layers": 2}),
+    ],
 )
-def test_filters_and_activations_are_drawn_for_every_kind_of_network(tmp_path, name, hyperparameters):
+def test_filters_and_activations_are_drawn_for_every_kind_of_network(
+    tmp_path, name, hyperparameters
+):
     network = architectures.build(name, (3, 16, 20), 4, hyperparameters).eval()
     weight = next(weight for weight in network.parameters() if weight.ndim > 1)
     figures.draw_filters(weight, (3, 16, 20), tmp_path / "filters.png")
@@ -177,7 +200,9 @@ def test_disagreements_are_drawn_or_their_absence_is_said(tmp_path):
 
 def test_the_same_data_give_the_same_bytes(tmp_path):
     for name in ("a", "b"):
-        figures.draw_learning_curves({"cnn": history(3, val_accuracy=0.5)}, tmp_path / f"{name}.png")
+        figures.draw_learning_curves(
+            {"cnn": history(3, val_accuracy=0.5)}, tmp_path / f"{name}.png"
+        )
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 

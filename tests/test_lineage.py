@@ -68,7 +68,9 @@ def test_a_clone_has_the_same_bytes_where_git_converts_line_ends(repository, tmp
     assert not git("status", "--porcelain", cwd=clone)
 
 
-@pytest.mark.parametrize("setting", [None, "diff.noprefix=true", "color.ui=always", "diff.mnemonicPrefix=true"])
+@pytest.mark.parametrize(
+    "setting", [None, "diff.noprefix=true", "color.ui=always", "diff.mnemonicPrefix=true"]
+)
 def test_commit_and_patch_give_back_the_working_tree(setting, repository, tmp_path):
     if setting:
         git("config", *setting.split("="))
@@ -80,7 +82,9 @@ def test_commit_and_patch_give_back_the_working_tree(setting, repository, tmp_pa
     git("clone", "--quiet", str(repository), str(clone))
     git("apply", str(tmp_path / "changes.patch"), cwd=clone)
     kept = ("ignored", "dvc.lock", "metrics.json")
-    expected, found = ({k: v for k, v in files(f).items() if k not in kept} for f in (repository, clone))
+    expected, found = (
+        {k: v for k, v in files(f).items() if k not in kept} for f in (repository, clone)
+    )
     assert found == expected
     assert files(clone)["dvc.lock"] == b"one\ntwo\n"
 
@@ -129,7 +133,9 @@ def reproduce(project, run, folder):
         assert "git apply" in version.description
         shutil.copy(f"{run.info.artifact_uri}/lineage/changes.patch", folder)
         clone.run("git", "apply", "changes.patch")
-    shutil.copytree(project.folder / "data" / "digits", folder / "data" / "digits", dirs_exist_ok=True)
+    shutil.copytree(
+        project.folder / "data" / "digits", folder / "data" / "digits", dirs_exist_ok=True
+    )
     clone.run("dvc", "repro", "train@linear")
     return (folder / "models" / "linear" / "model.safetensors").read_bytes()
 
@@ -140,14 +146,18 @@ def read_sha(folder):
 
 def recorded_sha(project, run):
     """Return the digest of the weights in the model.json beside the registered model."""
-    (model,) = project.client().search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    (model,) = project.client().search_logged_models(
+        [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
+    )
     (path,) = Path(model.artifact_location).rglob("model.json")
     return json.loads(path.read_text())["weights_sha256"]
 
 
 def runs(project):
     client = project.client()
-    return client.search_runs([client.get_experiment_by_name("digits").experiment_id], order_by=["start_time"])
+    return client.search_runs(
+        [client.get_experiment_by_name("digits").experiment_id], order_by=["start_time"]
+    )
 
 
 @pytest.mark.slow
@@ -165,13 +175,35 @@ def test_a_run_of_a_changed_tree_is_reproduced_from_its_commit_and_patch(project
 
 
 @pytest.mark.slow
-def test_temporary_and_queued_experiments_are_reproduced_from_their_commit_and_patch(project_factory, tmp_path):
+def test_temporary_and_queued_experiments_are_reproduced_from_their_commit_and_patch(
+    project_factory, tmp_path
+):
     project = project_factory("experiments")
     project.set(architectures=["linear"], model="linear")
     project.commit()
     common = ["-C", "data/digits", "-S", "export.promote=never"]
-    project.run("dvc", "exp", "run", "--temp", "-n", "mild-temp", *common, "-S", "models.linear.learning_rate=0.003")
-    project.run("dvc", "exp", "run", "--queue", "-n", "hot-queue", *common, "-S", "models.linear.learning_rate=0.03")
+    project.run(
+        "dvc",
+        "exp",
+        "run",
+        "--temp",
+        "-n",
+        "mild-temp",
+        *common,
+        "-S",
+        "models.linear.learning_rate=0.003",
+    )
+    project.run(
+        "dvc",
+        "exp",
+        "run",
+        "--queue",
+        "-n",
+        "hot-queue",
+        *common,
+        "-S",
+        "models.linear.learning_rate=0.03",
+    )
     project.run("dvc", "queue", "start", "-j", "1")
     deadline = time.monotonic() + 400
     while not (len(runs(project)) == 2 and runs(project)[1].info.status == "FINISHED"):

@@ -19,10 +19,14 @@ def test_scores_are_those_of_scikit_learn(predictions):
     probabilities, labels = predictions
     scores = metrics.classification(probabilities, labels, top_k=3, confidence=0.95)
     exact = probabilities.double()
-    assert scores["loss"] == pytest.approx(log_loss(labels, exact / exact.sum(1, keepdim=True)), rel=1e-5)
+    assert scores["loss"] == pytest.approx(
+        log_loss(labels, exact / exact.sum(1, keepdim=True)), rel=1e-5
+    )
     assert scores["accuracy"] == (probabilities.argmax(1) == labels).double().mean().item()
     assert scores["top3_accuracy"] == top_k_accuracy_score(labels, probabilities, k=3)
-    assert scores["macro_f1"] == pytest.approx(f1_score(labels, probabilities.argmax(1), average="macro"), rel=1e-5)
+    assert scores["macro_f1"] == pytest.approx(
+        f1_score(labels, probabilities.argmax(1), average="macro"), rel=1e-5
+    )
 
 
 def test_order_of_the_examples_changes_no_score(predictions):
@@ -48,12 +52,19 @@ def test_mcnemar_is_an_exact_binomial_test_on_the_examples_that_only_one_model_g
     assert (test["only_a"], test["only_b"]) == (3, 12)
     assert test["p_one_sided"] == pytest.approx(binom.cdf(3, 15, 0.5))
     assert test["p_two_sided"] == pytest.approx(2 * binom.cdf(3, 15, 0.5))
-    assert metrics.mcnemar(correct_b, correct_a)["p_one_sided"] == pytest.approx(binom.cdf(12, 15, 0.5))
+    assert metrics.mcnemar(correct_b, correct_a)["p_one_sided"] == pytest.approx(
+        binom.cdf(12, 15, 0.5)
+    )
 
 
 def test_models_that_never_differ_are_not_significantly_different():
     correct = torch.tensor([True, False])
-    assert metrics.mcnemar(correct, correct) == {"only_a": 0, "only_b": 0, "p_one_sided": 1, "p_two_sided": 1}
+    assert metrics.mcnemar(correct, correct) == {
+        "only_a": 0,
+        "only_b": 0,
+        "p_one_sided": 1,
+        "p_two_sided": 1,
+    }
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
@@ -71,7 +82,11 @@ def test_a_confidence_of_exactly_one_is_counted():
 
 def test_confusion_has_actual_classes_as_rows_and_predicted_ones_as_columns():
     probabilities = torch.eye(3)[[1, 1, 2]]
-    assert metrics.confusion(probabilities, torch.tensor([0, 1, 2])).tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert metrics.confusion(probabilities, torch.tensor([0, 1, 2])).tolist() == [
+        [0, 1, 0],
+        [0, 1, 0],
+        [0, 0, 1],
+    ]
 
 
 def test_a_class_without_test_images_has_a_row_but_no_say_in_macro_f1():
@@ -85,7 +100,12 @@ def test_a_class_without_test_images_has_a_row_but_no_say_in_macro_f1():
 def test_any_number_of_classes_has_scores(classes):
     labels = torch.arange(200) % classes
     scores = metrics.classification(torch.eye(classes)[labels], labels, top_k=3, confidence=0.95)
-    assert (scores["accuracy"], scores["top3_accuracy"], scores["loss"], scores["accuracy_high"]) == (1, 1, 0, 1)
+    assert (
+        scores["accuracy"],
+        scores["top3_accuracy"],
+        scores["loss"],
+        scores["accuracy_high"],
+    ) == (1, 1, 0, 1)
     assert metrics.confusion(torch.eye(classes)[labels], labels).shape == (classes, classes)
 
 
@@ -95,7 +115,10 @@ def test_a_probability_of_zero_for_the_truth_gives_a_finite_loss():
 
 
 def test_regression_scores_are_means_over_rows_and_targets():
-    outputs, targets = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 4.0], [3.0, 0.0]])
+    outputs, targets = (
+        torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        torch.tensor([[1.0, 4.0], [3.0, 0.0]]),
+    )
     scores = metrics.regression(outputs, targets)
     assert (scores["loss"], scores["mae"]) == (5, 1.5)
     assert scores["r2"] == pytest.approx((1 + (1 - 20 / 8)) / 2)

@@ -34,7 +34,10 @@ def project(tmp_path, monkeypatch):
 
 def choose(name="flowers", **data):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params |= {"dataset": name, "data": {"size": 16, "channels": 1, "test": 0.2, "allow_duplicates": False} | data}
+    params |= {
+        "dataset": name,
+        "data": {"size": 16, "channels": 1, "test": 0.2, "allow_duplicates": False} | data,
+    }
     Path("params.yaml").write_text(yaml.safe_dump(params))
 
 
@@ -64,7 +67,11 @@ def refusal():
 def test_sub_folders_are_the_classes_and_a_stratified_part_is_held_out():
     flowers()
     fetch.main()
-    assert (describe().name, describe().classes, describe().shape) == ("flowers", ["iris", "rose"], [1, 16, 16])
+    assert (describe().name, describe().classes, describe().shape) == (
+        "flowers",
+        ["iris", "rose"],
+        [1, 16, 16],
+    )
     for part, count in (("train", 8), ("test", 2)):
         images, labels = load(part)
         assert images.dtype == torch.uint8 and torch.bincount(labels).tolist() == [count, count]
@@ -85,7 +92,9 @@ def test_no_image_is_lost_between_train_and_test_nor_in_both():
     for name in ("a", "b"):
         (FLOWERS / name).mkdir(parents=True)
         for value in range(20):
-            Image.new("L", (4, 4), value + 100 * (name == "b")).save(FLOWERS / name / f"{value}.png")
+            Image.new("L", (4, 4), value + 100 * (name == "b")).save(
+                FLOWERS / name / f"{value}.png"
+            )
     fetch.main()
     values = torch.cat([load(part)[0][:, 0, 0, 0] for part in ("train", "test")])
     assert sorted(values.tolist()) == [*range(20), *range(100, 120)]
@@ -113,7 +122,9 @@ def test_train_may_be_a_class_beside_other_vehicles():
     assert describe().classes == ["bus", "train"]
 
 
-@pytest.mark.parametrize("others", [("train", "valid"), ("train", "test", "val"), ("test",), ("Training", "Testing")])
+@pytest.mark.parametrize(
+    "others", [("train", "valid"), ("train", "test", "val"), ("test",), ("Training", "Testing")]
+)
 def test_parts_by_other_names_are_refused_with_advice(others):
     for name in others:
         flowers(FLOWERS / name)
@@ -179,7 +190,9 @@ def test_empty_classes_are_all_named():
     (FLOWERS / "tulip").mkdir()
     (FLOWERS / "lily").mkdir()
     message = refusal()
-    assert "data/flowers/tulip" in message and "data/flowers/lily" in message and "rose" not in message
+    assert (
+        "data/flowers/tulip" in message and "data/flowers/lily" in message and "rose" not in message
+    )
 
 
 def test_one_class_is_refused():
@@ -208,11 +221,19 @@ def bomb(width=60_000, height=60_000):
     """A PNG that claims to be enormous and holds nearly nothing."""
 
     def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -239,7 +260,10 @@ def test_every_file_that_is_no_good_is_named_with_the_reason():
         "gone.png": "broken link",
         "pipe.png": "not a file",
     }.items():
-        assert any(f"data/flowers/rose/{name}: " in line and reason in line for line in message.splitlines()), name
+        assert any(
+            f"data/flowers/rose/{name}: " in line and reason in line
+            for line in message.splitlines()
+        ), name
     assert "whole.jpg" not in message
 
 
@@ -248,7 +272,12 @@ def test_a_long_list_of_bad_files_ends_with_a_count():
     for number in range(50):
         (FLOWERS / f"rose/bad{number:02}.png").write_text("no")
     message = refusal()
-    assert "50 of 70" in message and "bad19" in message and "bad20" not in message and "and 30 more" in message
+    assert (
+        "50 of 70" in message
+        and "bad19" in message
+        and "bad20" not in message
+        and "and 30 more" in message
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -341,7 +370,9 @@ def test_the_walk_through_with_digits_works():
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    for number, (image, label) in enumerate(zip(digits.images[:300], digits.target[:300], strict=True)):
+    for number, (image, label) in enumerate(
+        zip(digits.images[:300], digits.target[:300], strict=True)
+    ):
         path = Path(f"data/digits/{label}/{number}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15).astype(np.uint8)).save(path)
@@ -399,7 +430,9 @@ def dvc(*arguments):
 def test_dvc_versions_a_folder_whose_pictures_git_never_sees(repository):
     dvc("add", "data/flowers")
     commit()
-    assert [name for name in git("ls-files", "data").split() if "mnist" not in name] == ["data/flowers.dvc"]
+    assert [name for name in git("ls-files", "data").split() if "mnist" not in name] == [
+        "data/flowers.dvc"
+    ]
     shutil.rmtree(FLOWERS)
     dvc("checkout", "data/flowers")
     assert (FLOWERS / "rose/9.png").exists()
@@ -436,5 +469,8 @@ def test_a_temporary_experiment_sees_a_folder_that_is(repository, known):
     dvc("exp", "apply", "trial")
     assert (describe().name, describe().classes) == (name, ["iris", "rose"])
     assert ".png" not in git(
-        "ls-tree", "-r", "--name-only", git("for-each-ref", "--format=%(refname)", "refs/exps").split()[0]
+        "ls-tree",
+        "-r",
+        "--name-only",
+        git("for-each-ref", "--format=%(refname)", "refs/exps").split()[0],
     )

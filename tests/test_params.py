@@ -34,32 +34,59 @@ def test_the_params_that_ship_are_valid():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("train", "learning_rat", 1), ["unknown key 'train.learning_rat'", "did you mean 'learning_rate'?"]),
+        (
+            ("train", "learning_rat", 1),
+            ["unknown key 'train.learning_rat'", "did you mean 'learning_rate'?"],
+        ),
         (("train", "augment", "rotat", 1), ["unknown key 'train.augment.rotat'", "'rotate'"]),
         (("trian", {}), ["unknown key 'trian'", "'train'"]),
         (("train", "epochs", "ten"), ["train.epochs = 'ten'", "a whole number, or auto"]),
-        (("train", "epochs", 0), ["train.epochs = 0", "a whole number, or auto", "1 is the smallest"]),
+        (
+            ("train", "epochs", 0),
+            ["train.epochs = 0", "a whole number, or auto", "1 is the smallest"],
+        ),
         (("train", "epochs", 2.5), ["train.epochs = 2.5", "a whole number, or auto"]),
         (("train", "epochs", True), ["train.epochs = True", "a whole number, or auto"]),
-        (("models", "cnn", "epochs", "many"), ["models.cnn.epochs = 'many'", "a whole number, or auto"]),
+        (
+            ("models", "cnn", "epochs", "many"),
+            ["models.cnn.epochs = 'many'", "a whole number, or auto"],
+        ),
         (("train", "passes", "auto"), ["train.passes = 'auto'", "integer"]),
-        (("train", "schedule", "step"), ["schedule = 'step' needs a number of epochs", "train.epochs"]),
+        (
+            ("train", "schedule", "step"),
+            ["schedule = 'step' needs a number of epochs", "train.epochs"],
+        ),
         (("train", "learning_rate", -1), ["train.learning_rate = -1", "greater than 0"]),
         (("train", "learning_rate", float("nan")), ["train.learning_rate"]),
-        (("train", "optimizer", "adamm"), ["train.optimizer = 'adamm'", "'sgd', 'adam', 'adamw' or 'muon'"]),
+        (
+            ("train", "optimizer", "adamm"),
+            ["train.optimizer = 'adamm'", "'sgd', 'adam', 'adamw' or 'muon'"],
+        ),
         (("train", "device", "gpu"), ["train.device = 'gpu'"]),
         (("split", "validation", 1.0), ["split.validation = 1.0", "less than 1"]),
         (("seed", -1), ["seed = -1"]),
         (("model", "cnnn"), ["unknown architecture 'cnnn'", "did you mean 'cnn'?"]),
         (("architectures", ["mlp", "vgg"]), ["unknown architecture 'vgg'", "valid:", "simplenet"]),
-        (("architectures", ["linear"]), ["model 'mlp' is not one of architectures", "-S model=linear"]),
+        (
+            ("architectures", ["linear"]),
+            ["model 'mlp' is not one of architectures", "-S model=linear"],
+        ),
         (("architectures", []), ["architectures = []"]),
         (("architectures", ["mlp", "mlp"]), ["twice"]),
         (("models", "mlp", "epochs", 0), ["models.mlp.epochs = 0"]),
         (("models", "mlp", "augment", {"flip": "perhaps"}), ["models.mlp.augment.flip"]),
-        (("models", "mlp", "hiden", [3]), ["unknown key 'models.mlp.hiden'", "did you mean 'hidden'?"]),
-        (("models", "cnn", "learning_rat", 1), ["unknown key 'models.cnn.learning_rat'", "'learning_rate'?"]),
-        (("models", "linear", "bias", False), ["unknown key 'models.linear.bias'", "valid:", "weight_decay"]),
+        (
+            ("models", "mlp", "hiden", [3]),
+            ["unknown key 'models.mlp.hiden'", "did you mean 'hidden'?"],
+        ),
+        (
+            ("models", "cnn", "learning_rat", 1),
+            ["unknown key 'models.cnn.learning_rat'", "'learning_rate'?"],
+        ),
+        (
+            ("models", "linear", "bias", False),
+            ["unknown key 'models.linear.bias'", "valid:", "weight_decay"],
+        ),
         (("dataset", "a/b"), ["dataset = 'a/b'"]),
         (("export", "promote", "sometimes"), ["export.promote", "'gate', 'always' or 'never'"]),
     ],
@@ -71,7 +98,9 @@ def test_a_mistake_is_named_with_what_would_be_right(tmp_path, change, words):
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize(("code", "words"), [("def build(", "cnn.py, line 1"), ("x = 1", "defines no function build")])
+@pytest.mark.parametrize(
+    ("code", "words"), [("def build(", "cnn.py, line 1"), ("x = 1", "defines no function build")]
+)
 def test_an_architecture_that_cannot_be_read_is_named(code, words, tmp_path, monkeypatch):
     for file in params_module.ARCHITECTURES.glob("*.py"):
         (tmp_path / file.name).write_text(file.read_text())
@@ -89,7 +118,11 @@ def test_all_mistakes_are_reported_together(tmp_path):
 
 
 def test_overrides_of_one_architecture_leave_the_others_alone(tmp_path):
-    params = load_params(changed(tmp_path, "models", "cnn", {"channels": [8], "epochs": 77, "augment": {"flip": True}}))
+    params = load_params(
+        changed(
+            tmp_path, "models", "cnn", {"channels": [8], "epochs": 77, "augment": {"flip": True}}
+        )
+    )
     recipe, hyperparameters = params.recipe("cnn")
     assert recipe.epochs == 77 and recipe.augment.flip and hyperparameters == {"channels": [8]}
     assert recipe.augment.rotate == params.train.augment.rotate
@@ -240,8 +273,12 @@ def test_a_missing_file_says_where_to_run(tmp_path):
         load_params(tmp_path / "params.yaml")
 
 
-@pytest.mark.parametrize("command", [("fetch",), ("split",), ("train", "mlp"), ("evaluate",), ("export",)])
-def test_every_stage_stops_with_exit_code_2_without_a_traceback_and_writes_nothing(tmp_path, command):
+@pytest.mark.parametrize(
+    "command", [("fetch",), ("split",), ("train", "mlp"), ("evaluate",), ("export",)]
+)
+def test_every_stage_stops_with_exit_code_2_without_a_traceback_and_writes_nothing(
+    tmp_path, command
+):
     project = Project(tmp_path)
     copy_sources(tmp_path)
     project.set(train__learning_rat=0.1)
@@ -259,7 +296,9 @@ def test_an_unknown_architecture_on_the_command_line_is_named(tmp_path):
     assert result.returncode == 2 and "did you mean 'cnn'?" in result.stderr
 
 
-@pytest.mark.parametrize("stage", ["fetch", "split", "train", "evaluate", "export", "predict", "sync"])
+@pytest.mark.parametrize(
+    "stage", ["fetch", "split", "train", "evaluate", "export", "predict", "sync"]
+)
 def test_help_comes_without_the_heavy_imports(tmp_path, stage):
     project = Project(ROOT)
     code = (

@@ -29,7 +29,14 @@ def weights(project, architecture: str) -> bytes:
 
 
 def test_repro_leaves_models_evaluation_export_and_a_registered_champion(project):
-    for name in ("model.onnx", "model.pt2", "model.safetensors", "model.json", "README.md", "example.py"):
+    for name in (
+        "model.onnx",
+        "model.pt2",
+        "model.safetensors",
+        "model.json",
+        "README.md",
+        "example.py",
+    ):
         assert (project.folder / "export" / name).stat().st_size
     leaderboard = list(csv.DictReader(project.read("evaluation/leaderboard.csv").splitlines()))
     assert {row["architecture"] for row in leaderboard} == {"linear", "mlp"}
@@ -41,7 +48,11 @@ def test_repro_leaves_models_evaluation_export_and_a_registered_champion(project
 def test_nothing_that_repro_made_is_left_for_git_but_its_lock_and_metrics(project):
     tracked = project.run("git", "ls-files").stdout.split()
     assert "dvc.lock" in tracked and "metrics.json" in tracked
-    assert not [name for name in tracked if name.startswith(("models/", "data/digits", "export/", "evaluation/", "ml"))]
+    assert not [
+        name
+        for name in tracked
+        if name.startswith(("models/", "data/digits", "export/", "evaluation/", "ml"))
+    ]
 
 
 def test_a_second_repro_has_nothing_to_do_and_is_quick(project):
@@ -72,14 +83,18 @@ def test_an_experiment_with_another_model_ships_it_without_retraining_and_back_a
     assert decided.startswith(("champion", "challenger"))
 
     result = project.run("dvc", "exp", "run", "-S", "model=mlp")
-    assert "python -m stages.export" in result.stdout  # not restored from the run cache: the registry needs it
+    assert (
+        "python -m stages.export" in result.stdout
+    )  # not restored from the run cache: the registry needs it
     assert json.loads(project.read("export/model.json"))["architecture"] == "mlp"
     assert architecture_of(project, "champion") == "mlp"
 
 
 def test_changing_one_architecture_retrains_it_alone_also_in_a_temporary_workspace(project):
     before = project.client().search_registered_models()[0].latest_versions[0].version
-    result = project.run("dvc", "exp", "run", "--temp", "-C", "data/digits", "-S", "models.linear.learning_rate=0.02")
+    result = project.run(
+        "dvc", "exp", "run", "--temp", "-C", "data/digits", "-S", "models.linear.learning_rate=0.02"
+    )
     assert "Running stage 'train@linear'" in result.stdout
     assert "Running stage 'train@mlp'" not in result.stdout
     client = project.client()
@@ -92,11 +107,17 @@ def test_changing_one_architecture_retrains_it_alone_also_in_a_temporary_workspa
 
 
 def test_experiments_are_compared_by_one_metrics_file_with_few_keys(project):
-    table = list(csv.DictReader(project.run("dvc", "exp", "show", "--only-changed", "--csv").stdout.splitlines()))
+    table = list(
+        csv.DictReader(
+            project.run("dvc", "exp", "show", "--only-changed", "--csv").stdout.splitlines()
+        )
+    )
     metrics = set(json.loads(project.read("metrics.json")))
     assert len(metrics) <= 9 and metrics <= set(table[0])
     assert {row["model"] for row in table} == {"linear", "mlp"}
-    assert not [name for name in table[0] if name.startswith(("train.", "augment", "data.", "evaluate."))]
+    assert not [
+        name for name in table[0] if name.startswith(("train.", "augment", "data.", "evaluate."))
+    ]
 
 
 def test_plots_show_every_architecture_without_warnings(project):
@@ -151,5 +172,7 @@ def test_queued_experiments_record_in_a_store_that_does_not_exist_yet(project_fa
         time.sleep(3)
     client = project.client()
     runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
-    rates = {run.data.params["recipe.learning_rate"] for run in runs if run.info.status == "FINISHED"}
+    rates = {
+        run.data.params["recipe.learning_rate"] for run in runs if run.info.status == "FINISHED"
+    }
     assert rates == {"0.01", "0.02", "0.03"}

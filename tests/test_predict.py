@@ -19,7 +19,12 @@ from lineup.serving.classifier import open_classifier, read_files
 from stages import predict
 
 ROOT = Path(__file__).parents[1]
-MNIST_LIKE = {"size": [28, 28], "channels": 1, "largest": 255, "framing": {"background": "dark", "content": 20}}
+MNIST_LIKE = {
+    "size": [28, 28],
+    "channels": 1,
+    "largest": 255,
+    "framing": {"background": "dark", "content": 20},
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +38,9 @@ def digits():
         rows, columns = np.nonzero(image)
         shown = Image.fromarray((image * 15.9).astype(np.uint8))
         shown = shown.crop((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-        shown = shown.resize([round(side * 20 / max(shown.size)) for side in shown.size], Image.Resampling.BICUBIC)
+        shown = shown.resize(
+            [round(side * 20 / max(shown.size)) for side in shown.size], Image.Resampling.BICUBIC
+        )
         weights = np.asarray(shown, dtype=float)
         row = round(14 - (weights.sum(axis=1) @ np.arange(shown.height)) / weights.sum())
         column = round(14 - (weights.sum(axis=0) @ np.arange(shown.width)) / weights.sum())
@@ -92,11 +99,16 @@ def on_paper(image, seed):
     random = np.random.default_rng(seed)
     size = int(random.integers(60, 160))
     ink = Image.new("L", (size * 3, size * 2))
-    ink.paste(Image.fromarray(image).resize((size, size)), (int(random.integers(size * 2)), int(random.integers(size))))
+    ink.paste(
+        Image.fromarray(image).resize((size, size)),
+        (int(random.integers(size * 2)), int(random.integers(size))),
+    )
     paper = 230 - 0.75 * np.asarray(ink, dtype=float)
     paper += np.linspace(0, 20, paper.shape[1]) + random.normal(0, 4, paper.shape)
     file = io.BytesIO()
-    Image.fromarray(paper.clip(0, 255).astype(np.uint8)).convert("RGB").save(file, "JPEG", quality=85)
+    Image.fromarray(paper.clip(0, 255).astype(np.uint8)).convert("RGB").save(
+        file, "JPEG", quality=85
+    )
     file.seek(0)
     return file
 
@@ -143,7 +155,9 @@ def test_a_model_of_colour_photos_gets_the_whole_picture_in_proportion(tmp_path)
     torch.manual_seed(0)
     preprocessing = {"size": [16, 16], "channels": 3, "largest": 255, "framing": None}
     network = build("linear", [3, 16, 16], 10, {})
-    write_model(tmp_path, network, (3, 16, 16), mean=[0.5] * 3, std=[0.2] * 3, preprocessing=preprocessing)
+    write_model(
+        tmp_path, network, (3, 16, 16), mean=[0.5] * 3, std=[0.2] * 3, preprocessing=preprocessing
+    )
     picture = Image.new("RGB", (64, 32), (200, 220, 240))
     picture.paste((250, 10, 20), (0, 0, 32, 32))
     picture.save(tmp_path / "wide.png")
@@ -156,14 +170,18 @@ def test_a_model_of_colour_photos_gets_the_whole_picture_in_proportion(tmp_path)
 def test_json_names_the_best_classes_of_every_picture_of_a_folder(model, pictures, digits, capsys):
     predict.main([str(pictures)], model=str(model), top_k=2, as_json=True)
     answers = json.loads(capsys.readouterr().out)
-    assert [Path(answer["picture"]).name for answer in answers] == [f"{number}.png" for number in range(5)]
+    assert [Path(answer["picture"]).name for answer in answers] == [
+        f"{number}.png" for number in range(5)
+    ]
     assert [answer["class"] for answer in answers] == [f"digit {label}" for label in digits[1][:5]]
     assert all(next(iter(answer["probabilities"])) == answer["class"] for answer in answers)
     assert all(len(answer["probabilities"]) == 2 for answer in answers)
 
 
 def test_csv_has_a_row_per_picture_and_class(model, pictures, capsys):
-    predict.main([str(pictures / "more/1.png"), str(pictures / "more/2.png")], model=str(model), as_csv=True)
+    predict.main(
+        [str(pictures / "more/1.png"), str(pictures / "more/2.png")], model=str(model), as_csv=True
+    )
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["rank"] for row in rows] == ["1", "2", "3"] * 2
     assert [rows[0]["class"], rows[3]["class"]] == ["digit 1", "digit 2"]
@@ -221,14 +239,18 @@ def test_what_is_no_picture_is_named_after_the_answers_to_the_others(model, pict
     assert "half.png: " in str(error.value)
 
 
-def test_a_model_made_before_says_that_it_is_outdated_and_how_to_renew_it(model, pictures, tmp_path, capsys):
+def test_a_model_made_before_says_that_it_is_outdated_and_how_to_renew_it(
+    model, pictures, tmp_path, capsys
+):
     content = json.loads((model / "model.json").read_text())
     del content["preprocessing"]
     (tmp_path / "old").mkdir()
     (tmp_path / "old/model.json").write_text(json.dumps(content))
     (tmp_path / "old/model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
     predict.main([str(pictures)], model=str(tmp_path / "old"))
-    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    (warning,) = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")
+    ]
     assert "dvc repro" in warning
     predict.main([str(pictures)], model=str(model))
     assert "warning" not in capsys.readouterr().err
@@ -291,13 +313,18 @@ def test_a_picture_on_standard_input_is_answered_without_torch_or_mlflow(model, 
         "assert not {'torch', 'mlflow', 'matplotlib', 'sklearn'} & sys.modules.keys()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, input=(pictures / "more/4.png").read_bytes(), capture_output=True
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        input=(pictures / "more/4.png").read_bytes(),
+        capture_output=True,
     )
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout)[0]["class"] == "digit 4"
 
 
-def test_registered_models_are_found_by_alias_version_run_and_id_from_any_folder(model, pictures, tmp_path):
+def test_registered_models_are_found_by_alias_version_run_and_id_from_any_folder(
+    model, pictures, tmp_path
+):
     register = f"""
 import mlflow, numpy as np
 from pathlib import Path
@@ -334,7 +361,11 @@ except Exception as error: print(type(error).__name__, error)
         "LINEUP_TRACKING": "on",
     }
     done = subprocess.run(
-        [sys.executable, "-c", register], cwd=tmp_path / "empty", env=environment, capture_output=True, text=True
+        [sys.executable, "-c", register],
+        cwd=tmp_path / "empty",
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "UserError no model at models:/digits@nobody" in done.stdout

@@ -41,13 +41,19 @@ def expected(project):
 
 
 @pytest.mark.parametrize(
-    ("flavor", "cuda"), [("pyfunc", False), ("pytorch", False), ("pyfunc", True)], ids=["pyfunc", "pytorch", "by a GPU"]
+    ("flavor", "cuda"),
+    [("pyfunc", False), ("pytorch", False), ("pyfunc", True)],
+    ids=["pyfunc", "pytorch", "by a GPU"],
 )
 def test_mlflow_loads_the_champion_in_a_process_without_this_code(
     project, settings, images, expected, tmp_path, flavor, cuda
 ):
     np.save(tmp_path / "images.npy", images)
-    call = "model.predict(images)" if flavor == "pyfunc" else "model(torch.from_numpy(images)).detach().numpy()"
+    call = (
+        "model.predict(images)"
+        if flavor == "pyfunc"
+        else "model(torch.from_numpy(images)).detach().numpy()"
+    )
     code = (
         "import mlflow, numpy as np, torch, sys; images = np.load('images.npy');"
         f"torch.cuda.is_available = lambda: {cuda};"
@@ -60,7 +66,17 @@ def test_mlflow_loads_the_champion_in_a_process_without_this_code(
 
 def test_the_command_line_downloads_and_predicts(project, settings, images, expected, tmp_path):
     uri = "models:/digits@champion"
-    project.run("mlflow", "artifacts", "download", "--artifact-uri", uri, "--dst-path", "got", cwd=tmp_path, **settings)
+    project.run(
+        "mlflow",
+        "artifacts",
+        "download",
+        "--artifact-uri",
+        uri,
+        "--dst-path",
+        "got",
+        cwd=tmp_path,
+        **settings,
+    )
     assert list(tmp_path.glob("got/**/model.pt2")) and list(tmp_path.glob("got/**/model.onnx"))
     (tmp_path / "request.json").write_text(json.dumps({"inputs": images[:3].tolist()}))
     options = ("--model-uri", uri, "--env-manager", "local", "--content-type", "json")
@@ -75,7 +91,15 @@ def server(project, settings):
     """The address of a real `mlflow models serve`."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
         port = probe.getsockname()[1]
-    command = ["mlflow", "models", "serve", "--model-uri", "models:/digits@champion", "--env-manager", "local"]
+    command = [
+        "mlflow",
+        "models",
+        "serve",
+        "--model-uri",
+        "models:/digits@champion",
+        "--env-manager",
+        "local",
+    ]
     process = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port)],
         env=project.environment | settings,
@@ -155,5 +179,7 @@ const { probabilities } = await session.run({ images });
 console.log(JSON.stringify(Array.from(probabilities.data)));
 """
     )
-    output = subprocess.run(["node", "classify.mjs"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(
+        ["node", "classify.mjs"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
     np.testing.assert_allclose(np.reshape(json.loads(output), expected.shape), expected, atol=1e-5)

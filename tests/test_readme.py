@@ -52,7 +52,11 @@ def test_the_command_for_names_that_are_not_utf_8_lists_them_alone(tmp_path):
 def test_the_walk_through_with_images_of_your_own(project_factory):
     project = project_factory("readme", images=0)
     project.run("bash", "-euc", code_block("## Your own images", "bash"))
-    assert set(project.client().get_registered_model("digits").aliases) == {"linear", "mlp", "champion"}
+    assert set(project.client().get_registered_model("digits").aliases) == {
+        "linear",
+        "mlp",
+        "champion",
+    }
 
 
 @pytest.mark.slow

@@ -65,8 +65,12 @@ def good_weights():
     pixels = ((inputs / 255 - split.mean[:, None, None]) / split.std[:, None, None]).flatten(1)
     rows = torch.cat([pixels, torch.ones(len(pixels), 1)], 1).double()
     target = torch.nn.functional.one_hot(labels, 10).double()
-    solution = torch.linalg.solve(rows.T @ rows + torch.eye(rows.shape[1]), rows.T @ target).float().T
-    names = {tensor.ndim: name for name, tensor in read_tensors(FOLDER / "model.safetensors").items()}
+    solution = (
+        torch.linalg.solve(rows.T @ rows + torch.eye(rows.shape[1]), rows.T @ target).float().T
+    )
+    names = {
+        tensor.ndim: name for name, tensor in read_tensors(FOLDER / "model.safetensors").items()
+    }
     return {names[2]: solution[:, :-1] * 10, names[1]: solution[:, -1] * 10}
 
 
@@ -79,7 +83,9 @@ def train(weights, split=None):
     write_json(FOLDER / "model.json", description)
     write_json(FOLDER / "run.json", {"training": uuid.uuid4().hex})
     images, labels = validation()
-    hits = (deployment.predict(deployment.load(FOLDER), images, 100).argmax(1) == labels).sum().item()
+    hits = (
+        (deployment.predict(deployment.load(FOLDER), images, 100).argmax(1) == labels).sum().item()
+    )
     description["validation"]["val_accuracy"] = hits / len(labels)
     write_json(FOLDER / "model.json", description)
     return hits
@@ -136,10 +142,14 @@ def test_an_alias_stays_where_it_is_if_the_registered_model_is_not_the_evaluated
         tracking.record_evaluations(["linear"])
     assert alias("linear") == 1
     assert version(2).tags.get("proven") is None
-    assert not [name for name in version(2).tags if name.startswith("test_")]  # scores come after the proof
+    assert not [
+        name for name in version(2).tags if name.startswith("test_")
+    ]  # scores come after the proof
 
 
-def test_sync_does_not_mix_a_new_training_with_the_evaluation_and_the_export_of_another(project, capsys):
+def test_sync_does_not_mix_a_new_training_with_the_evaluation_and_the_export_of_another(
+    project, capsys
+):
     import_module("stages.export").main()
     train(good_weights())
     import_module("stages.sync").main()
@@ -162,8 +172,12 @@ def test_an_alias_never_moves_back_to_an_older_training(project):
         shutil.rmtree(name)
         Path(copy).rename(name)
     client = tracking.connect()
-    (run,) = client.search_runs(["1"], f"tags.`{tracking.runs.TRAINING}` = '{version(older).tags['lineup.training']}'")
-    client.delete_tag(run.info.run_id, "lineup.evaluation")  # as if its evaluation had waited for the store
+    (run,) = client.search_runs(
+        ["1"], f"tags.`{tracking.runs.TRAINING}` = '{version(older).tags['lineup.training']}'"
+    )
+    client.delete_tag(
+        run.info.run_id, "lineup.evaluation"
+    )  # as if its evaluation had waited for the store
     tracking.record_evaluations(["linear"])
     assert alias("linear") == 2
 
@@ -239,7 +253,9 @@ def test_sync_decides_nothing_twice(project):
     export()
     assert alias("champion") == 3
     shutil.rmtree("models")
-    shutil.copytree(project.with_name("older") / "models", "models")  # an older training is checked out
+    shutil.copytree(
+        project.with_name("older") / "models", "models"
+    )  # an older training is checked out
     assert "decided about before" in tracking.record_export("linear", GATE, once=True)
     assert alias("champion") == 3
 
@@ -253,8 +269,14 @@ def test_a_pending_gate_waits_for_its_own_split_and_holds_nobody_up(project, mon
     split = json.loads(Path("data/split/split.json").read_text())
     tensors = read_tensors(Path("data/split/indices.safetensors"))
     shutil.copytree("data/split", "data/kept")
-    write_tensors(Path("data/split/indices.safetensors"), tensors | {"validation": tensors["validation"].flip(0)})
-    write_json(Path("data/split/split.json"), split | {"digest": sha256(Path("data/split/indices.safetensors"))})
+    write_tensors(
+        Path("data/split/indices.safetensors"),
+        tensors | {"validation": tensors["validation"].flip(0)},
+    )
+    write_json(
+        Path("data/split/split.json"),
+        split | {"digest": sha256(Path("data/split/indices.safetensors"))},
+    )
     assert tracking.sync() == 1
     assert "not the split of this training" in capsys.readouterr().out
     assert alias("champion") == 1
@@ -299,7 +321,9 @@ def test_a_name_that_is_not_registered_is_an_error_that_lists_what_is(project):
         tracking.download("models:/flowers@champion")
 
 
-def test_a_registered_model_of_the_own_store_is_found_without_mlflow_also_after_a_move(project, finished):
+def test_a_registered_model_of_the_own_store_is_found_without_mlflow_also_after_a_move(
+    project, finished
+):
     code = """if True:
         import sys
         from lineup import tracking
@@ -309,12 +333,16 @@ def test_a_registered_model_of_the_own_store_is_found_without_mlflow_also_after_
 
     def download(folder):
         command = [sys.executable, "-c", code]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.split("\n")[:-1]
 
     folder, with_mlflow = download(finished)
     assert (Path(folder) / "model.onnx").is_file() and Path(folder).is_relative_to(finished)
     assert with_mlflow == "False"
-    moved, with_mlflow = download(project)  # its store still names the other place: MLflow is asked, and told
+    moved, with_mlflow = download(
+        project
+    )  # its store still names the other place: MLflow is asked, and told
     assert (Path(moved) / "model.onnx").read_bytes() == (Path(folder) / "model.onnx").read_bytes()
     assert not Path(moved).is_relative_to(finished) and with_mlflow == "True"
     assert Path(download(project)[0]).is_relative_to(project)

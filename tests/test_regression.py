@@ -37,7 +37,9 @@ def make(name="linear", hyperparameters=None, **changes):
     part = Batches(inputs, targets, torch.zeros(1), torch.ones(1))
     torch.manual_seed(4)
     model = architectures.build(name, [3], 2, hyperparameters or {})
-    return Training(model, part, part, recipe(**{"batch_size": 5, "learning_rate": 1e-5, **changes}), seed=2)
+    return Training(
+        model, part, part, recipe(**{"batch_size": 5, "learning_rate": 1e-5, **changes}), seed=2
+    )
 
 
 def by_hand(weight, bias):
@@ -57,7 +59,13 @@ def by_hand(weight, bias):
 
 def test_the_table_is_the_tutorials():
     inputs, targets = yields()
-    assert inputs.tolist() == [[73, 67, 43], [91, 88, 64], [87, 134, 58], [102, 43, 37], [69, 96, 70]]
+    assert inputs.tolist() == [
+        [73, 67, 43],
+        [91, 88, 64],
+        [87, 134, 58],
+        [102, 43, 37],
+        [69, 96, 70],
+    ]
     assert targets.tolist() == [[56, 70], [81, 101], [119, 133], [22, 37], [103, 119]]
 
 
@@ -68,7 +76,9 @@ def test_linear_on_yields_follows_gradient_descent_written_by_hand_step_by_step(
     descent = by_hand(layer.weight, layer.bias)
     losses = []
     for step in range(STEPS):
-        weight, bias = next(descent)  # before the loop's step: it starts from the loop's first weights
+        weight, bias = next(
+            descent
+        )  # before the loop's step: it starts from the loop's first weights
         loop.run_epoch(Recorder().reporter(), save=lambda _: None, due=lambda: False)
         assert torch.allclose(layer.weight, weight, rtol=1e-5, atol=1e-7), step
         assert torch.allclose(layer.bias, bias, rtol=1e-5, atol=1e-7), step
@@ -85,7 +95,9 @@ def test_one_step_from_the_same_gradient_is_the_hand_written_one_bit_for_bit():
     gradient, before = layer.weight.grad.clone(), layer.weight.detach().clone()
     inputs, targets = yields()
     difference = (inputs @ before.t() + layer.bias.detach() - targets).double()
-    by_formula = 2 * difference.t() @ inputs.double() / difference.numel()  # a mean over all 10 elements, not over rows
+    by_formula = (
+        2 * difference.t() @ inputs.double() / difference.numel()
+    )  # a mean over all 10 elements, not over rows
     assert torch.allclose(gradient.double(), by_formula, rtol=1e-5)
     del optimizer.step
     optimizer.step()
@@ -140,7 +152,9 @@ def test_a_short_last_batch_counts_by_its_rows():
 
 
 def test_a_monitor_of_classification_is_refused():
-    with pytest.raises(UserError, match=r"train\.monitor = 'val_accuracy' is no metric of this task; try val_loss"):
+    with pytest.raises(
+        UserError, match=r"train\.monitor = 'val_accuracy' is no metric of this task; try val_loss"
+    ):
         make(monitor="val_accuracy")
 
 
@@ -160,11 +174,20 @@ def test_r2_can_choose_the_best_epoch():
 
 def test_an_mlp_learns_noise_by_heart():
     generator = torch.Generator().manual_seed(0)
-    inputs, targets = torch.randn(64, 1000, generator=generator), torch.randn(64, 10, generator=generator)
+    inputs, targets = (
+        torch.randn(64, 1000, generator=generator),
+        torch.randn(64, 10, generator=generator),
+    )
     part = Batches(inputs, targets, torch.zeros(1), torch.ones(1))
     torch.manual_seed(0)
     model = architectures.build("mlp", [1000], 10, {"hidden": [100], "batch_norm": False})
-    loop = Training(model, part, part, recipe(optimizer="adam", learning_rate=1e-3, epochs=60, batch_size=64), seed=0)
+    loop = Training(
+        model,
+        part,
+        part,
+        recipe(optimizer="adam", learning_rate=1e-3, epochs=60, batch_size=64),
+        seed=0,
+    )
     before = weights(loop.model)
     rows = run(loop).epochs
     assert rows[-1]["val_loss"] < rows[0]["val_loss"] / 20 and rows[-1]["val_r2"] > 0.95
@@ -175,13 +198,19 @@ def test_an_mlp_learns_noise_by_heart():
 def test_the_stages_train_on_a_table_and_say_nothing_of_classes(dataset, tmp_path):
     copy_sources(tmp_path)
     project = Project(tmp_path)
-    project.set(dataset=dataset, model="linear", architectures=["linear"], models__linear={"epochs": 2})
+    project.set(
+        dataset=dataset, model="linear", architectures=["linear"], models__linear={"epochs": 2}
+    )
     for stage in ("fetch", "split", "train linear"):
         output = project.run("python", "-m", *f"stages.{stage}".split(), LINEUP_TRACKING="off")
         assert "accuracy" not in output.stdout + output.stderr
     folder = tmp_path / "models" / "linear"
     description = read_json(folder / "model.json")
-    assert description["task"] == "regression" and set(description["validation"]) == {"val_loss", "val_mae", "val_r2"}
+    assert description["task"] == "regression" and set(description["validation"]) == {
+        "val_loss",
+        "val_mae",
+        "val_r2",
+    }
     assert "accuracy" not in (folder / "history.csv").read_text()
     shapes = {tuple(tensor.shape) for tensor in read_tensors(folder / "model.safetensors").values()}
     assert shapes == ({(2, 3), (2,)} if dataset == "yields" else {(10, 1000), (10,)})
@@ -196,6 +225,12 @@ def test_the_stage_refuses_a_monitor_on_accuracy_with_one_line_and_exit_code_2(t
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     for stage in ("fetch", "split"):
         project.run("python", "-m", f"stages.{stage}")
-    result = project.run("python", "-m", "stages.train", "linear", check=False, LINEUP_TRACKING="off")
-    assert result.returncode == 2 and "val_accuracy" in result.stderr and "Traceback" not in result.stderr
+    result = project.run(
+        "python", "-m", "stages.train", "linear", check=False, LINEUP_TRACKING="off"
+    )
+    assert (
+        result.returncode == 2
+        and "val_accuracy" in result.stderr
+        and "Traceback" not in result.stderr
+    )
     assert not (tmp_path / "models").exists()

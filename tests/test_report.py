@@ -13,7 +13,9 @@ def test_the_page_shows_every_picture_and_needs_nothing_from_outside(evaluated, 
     report.main()
     page = Path("report.html").read_text()
     pictures = [path for path in Path("evaluation").rglob("*.png")]
-    assert len(re.findall(r'<img [^>]*src="data:image/png;base64,iVBOR', page)) == len(pictures) == 15
+    assert (
+        len(re.findall(r'<img [^>]*src="data:image/png;base64,iVBOR', page)) == len(pictures) == 15
+    )
     assert not re.search(r'(src|href)="(?!data:|#)|url\(|@import|<script|<link', page)
     assert "width=device-width" in page and "simplenet" not in page
     assert str(Path("report.html").resolve()) in capsys.readouterr().out
@@ -32,7 +34,10 @@ def test_the_page_of_a_regression_speaks_of_targets_only(here):  # noqa: F811
     evaluate.main()
     report.main()
     page = re.sub(
-        r'"data:[^"]*"|<style>.*?</style>|class="scroll"', "", Path("report.html").read_text(), flags=re.DOTALL
+        r'"data:[^"]*"|<style>.*?</style>|class="scroll"',
+        "",
+        Path("report.html").read_text(),
+        flags=re.DOTALL,
     )
     assert "2 targets" in page and "Outputs against targets" in page
     assert not re.search("accura|confus|class|mistake|mcnemar", page, re.IGNORECASE)

@@ -44,8 +44,19 @@ def make(name, **changes):
     torch.manual_seed(1)
     model = architectures.build(name, [2, 9, 9], 4, SMALL[name])
     augment = {"rotate": 10, "flip": True, "erase": 0.5}
-    settings = {"optimizer": "adamw", "schedule": "one_cycle", "weight_decay": 0.1, "learning_rate": 0.01}
-    return Training(model, images, images, recipe(**settings | {"augment": augment, "ema": 0.9} | changes), seed=5)
+    settings = {
+        "optimizer": "adamw",
+        "schedule": "one_cycle",
+        "weight_decay": 0.1,
+        "learning_rate": 0.01,
+    }
+    return Training(
+        model,
+        images,
+        images,
+        recipe(**settings | {"augment": augment, "ema": 0.9} | changes),
+        seed=5,
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,7 +65,9 @@ def make(name, **changes):
     ids=["adamw", "sgd", "muon"],
 )
 @pytest.mark.parametrize("name", SMALL)
-def test_a_training_resumed_from_any_step_ends_with_the_same_bits(name, settings, tmp_path, monkeypatch):
+def test_a_training_resumed_from_any_step_ends_with_the_same_bits(
+    name, settings, tmp_path, monkeypatch
+):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     torch.use_deterministic_algorithms(True)
     checkpoint, saved = Checkpoint("f" * 32), []
@@ -67,7 +80,9 @@ def test_a_training_resumed_from_any_step_ends_with_the_same_bits(name, settings
         checkpoint.load()
         whole = make(name, **settings)
         whole.run(Recorder().reporter(), save, due=lambda: True)
-    assert len(saved) == 2 * 3 + 1  # after each step, where it is the epoch's last after validation; and at the end
+    assert (
+        len(saved) == 2 * 3 + 1
+    )  # after each step, where it is the epoch's last after validation; and at the end
     for progress, tensors in saved:
         resumed = make(name, **settings)
         resumed.restore(json.loads(json.dumps(progress)), tensors)
@@ -165,8 +180,12 @@ def test_everything_that_shapes_the_result_shapes_the_fingerprint():
     assert fingerprint(facts) == fingerprint({"threads": 2, "recipe": {"seed": 3, "epochs": 1}})
     assert fingerprint(facts) != fingerprint(facts | {"threads": 1})
     code = code_digests("train", "cnn")
-    assert {"stages/train.py", "stages/lib/training.py", "stages/lib/architectures/cnn.py"} <= set(code)
-    assert "stages/lib/architectures/mlp.py" not in code and not [name for name in code if "tracking" in name]
+    assert {"stages/train.py", "stages/lib/training.py", "stages/lib/architectures/cnn.py"} <= set(
+        code
+    )
+    assert "stages/lib/architectures/mlp.py" not in code and not [
+        name for name in code if "tracking" in name
+    ]
 
 
 # --- real processes ---------------------------------------------------------------------------------------------------
@@ -177,8 +196,17 @@ def make_project(folder, **changes):
     copy_sources(folder)
     project = Project(folder)
     project.environment["DVC_ROOT"] = str(folder)
-    project.set(dataset="noise", model="mlp", architectures=["mlp"], models__mlp={"hidden": [16], "dropout": 0.1})
-    settings = QUICK | {"batch_size": 16, "epochs": 12, "ema": 0.9, "device": "cpu", "keep_every": 0} | changes
+    project.set(
+        dataset="noise",
+        model="mlp",
+        architectures=["mlp"],
+        models__mlp={"hidden": [16], "dropout": 0.1},
+    )
+    settings = (
+        QUICK
+        | {"batch_size": 16, "epochs": 12, "ema": 0.9, "device": "cpu", "keep_every": 0}
+        | changes
+    )
     project.set(**{f"train__{key}": value for key, value in settings.items()})
     module = folder / "stages/lib/checkpoints.py"
     assert "SECONDS_BETWEEN = 6.0" in module.read_text()
@@ -186,9 +214,14 @@ def make_project(folder, **changes):
     images = pictures(100)
     raw, split = folder / "data/raw", folder / "data/split"
     for part in ("train", "test"):
-        write_tensors(raw / f"{part}.safetensors", {"images": images.inputs, "labels": images.targets})
+        write_tensors(
+            raw / f"{part}.safetensors", {"images": images.inputs, "labels": images.targets}
+        )
     digests = {part: sha256(raw / f"{part}.safetensors") for part in ("train", "test")}
-    write_json(raw / "dataset.json", asdict(Dataset("noise", "classification", list("abcd"), [1, 6, 6], digests)))
+    write_json(
+        raw / "dataset.json",
+        asdict(Dataset("noise", "classification", list("abcd"), [1, 6, 6], digests)),
+    )
     indices = {"train": torch.arange(80), "validation": torch.arange(80, 100)}
     statistics = {"mean": torch.tensor([0.4]), "std": torch.tensor([0.2])}
     write_tensors(split / "indices.safetensors", indices | statistics)
@@ -247,13 +280,19 @@ def points(project):
     client = project.client()
     (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
     names = set(run.data.metrics) - {"training_seconds"}
-    found = [(name, p.step, p.value) for name in names for p in client.get_metric_history(run.info.run_id, name)]
+    found = [
+        (name, p.step, p.value)
+        for name in names
+        for p in client.get_metric_history(run.info.run_id, name)
+    ]
     assert max(Counter(found).values()) == 1
     return sorted(found), run.info.status, len(client.search_model_versions("name = 'noise'"))
 
 
 @pytest.mark.slow
-def test_killed_by_every_signal_in_turn_a_training_ends_as_if_nothing_had_happened(tmp_path, undisturbed):
+def test_killed_by_every_signal_in_turn_a_training_ends_as_if_nothing_had_happened(
+    tmp_path, undisturbed
+):
     project = make_project(tmp_path)
     for epoch, number in [(2, signal.SIGKILL), (5, signal.SIGTERM), (8, signal.SIGINT)]:
         process = start(project, tracking="on")
@@ -274,9 +313,14 @@ def test_killed_by_every_signal_in_turn_a_training_ends_as_if_nothing_had_happen
     assert (status, versions) == ("FINISHED", 1)
 
     run_id = read_json(project.folder / "models/mlp/run.json")
-    (project.folder / "models/mlp/model.safetensors").unlink()  # dvc died before it wrote dvc.lock: all over again
+    (
+        project.folder / "models/mlp/model.safetensors"
+    ).unlink()  # dvc died before it wrote dvc.lock: all over again
     train(project, tracking="on")
-    assert outputs(project) == outputs(undisturbed) and read_json(project.folder / "models/mlp/run.json") == run_id
+    assert (
+        outputs(project) == outputs(undisturbed)
+        and read_json(project.folder / "models/mlp/run.json") == run_id
+    )
     assert points(project) == (found, "FINISHED", 1)
 
 
@@ -329,7 +373,11 @@ time.sleep(600)
 
 @pytest.mark.parametrize("shell", [False, True], ids=["direct", "through a shell"])
 def test_under_dvc_a_training_ends_when_its_parent_is_killed_even_if_nobody_reaps_it(shell):
-    child = ["sh", "-c", f'{sys.executable} -c "$0"; true', WAITING] if shell else [sys.executable, "-c", WAITING]
+    child = (
+        ["sh", "-c", f'{sys.executable} -c "$0"; true', WAITING]
+        if shell
+        else [sys.executable, "-c", WAITING]
+    )
     code = "import subprocess, sys; subprocess.run(sys.argv[1:])"
     parent = subprocess.Popen(
         [sys.executable, "-c", code, *child],
@@ -339,7 +387,9 @@ def test_under_dvc_a_training_ends_when_its_parent_is_killed_even_if_nobody_reap
         text=True,
     )
     assert parent.stdout.readline() == "on\n"
-    (training,) = [p for p in psutil.Process(parent.pid).children(recursive=True) if p.name() != "sh"]
+    (training,) = [
+        p for p in psutil.Process(parent.pid).children(recursive=True) if p.name() != "sh"
+    ]
     parent.kill()  # and no wait(): it stays a zombie
     wait_for(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE)
     parent.wait()
@@ -414,7 +464,9 @@ main("mlp")
         ("lineup.tracking.runs.dataset_entity", 1),
     ],
 )
-def test_killed_at_an_exact_place_a_training_ends_as_if_nothing_had_happened(place, times, tmp_path, undisturbed):
+def test_killed_at_an_exact_place_a_training_ends_as_if_nothing_had_happened(
+    place, times, tmp_path, undisturbed
+):
     project = make_project(tmp_path)
     died = project.run("python", "-c", KILLED_AT, place, str(times), "training", check=False)
     assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
@@ -424,8 +476,12 @@ def test_killed_at_an_exact_place_a_training_ends_as_if_nothing_had_happened(pla
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["registry.log_model", "store.create_store", "runs.dataset_entity"])
-def test_a_courier_killed_at_an_exact_place_costs_neither_the_training_nor_a_point(place, tmp_path, undisturbed):
+@pytest.mark.parametrize(
+    "place", ["registry.log_model", "store.create_store", "runs.dataset_entity"]
+)
+def test_a_courier_killed_at_an_exact_place_costs_neither_the_training_nor_a_point(
+    place, tmp_path, undisturbed
+):
     project = make_project(tmp_path)
     trained = project.run("python", "-c", KILLED_AT, f"lineup.tracking{place}", "1", "courier")
     assert "not in MLflow yet; later: make sync" in trained.stdout
@@ -465,14 +521,25 @@ def test_killing_dvc_alone_ends_its_training_and_the_next_repro_resumes_it(proje
     module.write_text(module.read_text().replace("SECONDS_BETWEEN = 6.0", "SECONDS_BETWEEN = 0.2"))
     command = [sys.executable, "-m", "dvc", "repro", "train@mlp"]
     with (project.folder / "dvc.log").open("w") as log:
-        dvc = subprocess.Popen(command, cwd=project.folder, env=project.environment, stdout=log, stderr=log)
+        dvc = subprocess.Popen(
+            command, cwd=project.folder, env=project.environment, stdout=log, stderr=log
+        )
     wait_for(lambda: saved_epoch(project) >= 20, dvc)
-    started = [p for p in psutil.Process(dvc.pid).children(recursive=True) if "stages.train" in p.cmdline()]
+    started = [
+        p for p in psutil.Process(dvc.pid).children(recursive=True) if "stages.train" in p.cmdline()
+    ]
     assert len(started) == 2  # the training and its courier
     dvc.kill()
     for process in started:
-        wait_for(lambda process=process: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+        wait_for(
+            lambda process=process: (
+                not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+            )
+        )
     dvc.wait()
-    assert saved_epoch(project) < 400 and not (project.folder / "models/mlp/model.safetensors").exists()
+    assert (
+        saved_epoch(project) < 400
+        and not (project.folder / "models/mlp/model.safetensors").exists()
+    )
     assert "mlp: resumes at epoch" in project.run(*command).stdout
     assert len((project.folder / "models/mlp/history.csv").read_text().splitlines()) == 401

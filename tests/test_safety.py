@@ -101,7 +101,10 @@ def plants(trap):
     return {
         "sample inputs": ("data/sample_inputs/model.pt", lambda _: bomb),
         "sample inputs, as text": ("data/sample_inputs/model.pt", lambda _: raw_bomb),
-        "weights marked as pickled": ("data/weights/model_weights_config.json", in_every("use_pickle", True)),
+        "weights marked as pickled": (
+            "data/weights/model_weights_config.json",
+            in_every("use_pickle", True),
+        ),
         "weights in the old format": ("data/weights/model.pt", lambda _: bomb),
         "constants in the old format": ("data/constants/model.pt", lambda _: bomb),
         "a custom object": ("data/constants/custom_obj_0", lambda _: bomb),
@@ -163,7 +166,9 @@ def test_other_weights_than_those_described_are_refused(model):
         deployment.load(model)
 
 
-def test_a_pickle_in_a_checkpoint_is_not_loaded_and_the_training_starts_again(tmp_path, trap, monkeypatch):
+def test_a_pickle_in_a_checkpoint_is_not_loaded_and_the_training_starts_again(
+    tmp_path, trap, monkeypatch
+):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     checkpoint = Checkpoint("0" * 32)
     with checkpoint.lock():
@@ -172,7 +177,9 @@ def test_a_pickle_in_a_checkpoint_is_not_loaded_and_the_training_starts_again(tm
         path = checkpoint.folder / checkpoint.saved_file
         path.write_bytes(pickle.dumps(Bomb(trap)))
         progress = files.read_json(checkpoint.folder / "progress.json")
-        files.write_json(checkpoint.folder / "progress.json", progress | {"sha256": files.sha256(path)})
+        files.write_json(
+            checkpoint.folder / "progress.json", progress | {"sha256": files.sha256(path)}
+        )
         again = Checkpoint("0" * 32)
         assert again.load() is None
         assert "is damaged" in again.warning
@@ -219,5 +226,8 @@ for load in (mlflow.pytorch.load_model, mlflow.pyfunc.load_model, open_classifie
     )
     assert done.returncode == 0, done.stderr
     refusals = done.stdout.splitlines()
-    assert len(re.findall("MlflowException.*sample_inputs.*not a pickle-free payload", done.stdout)) == 2, refusals
+    assert (
+        len(re.findall("MlflowException.*sample_inputs.*not a pickle-free payload", done.stdout))
+        == 2
+    ), refusals
     assert "UserError" in refusals[-1] and "could run code, so the file is refused" in refusals[-1]

@@ -34,11 +34,19 @@ def set_split(**settings):
 def write_images(counts=COUNTS, channels=3):
     """Write a dataset of noise images in which the red plane is darker than the others."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (sum(counts), channels, 6, 5), dtype=torch.uint8, generator=generator)
+    images = torch.randint(
+        256, (sum(counts), channels, 6, 5), dtype=torch.uint8, generator=generator
+    )
     images[:, 0] //= 4
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     labels = labels[torch.randperm(len(labels), generator=generator)]
-    write(images, labels, ("images", "labels"), "classification", [f"class {n}" for n in range(len(counts))])
+    write(
+        images,
+        labels,
+        ("images", "labels"),
+        "classification",
+        [f"class {n}" for n in range(len(counts))],
+    )
     return images, labels
 
 
@@ -46,7 +54,10 @@ def write(inputs, targets, names, task, classes):
     for part in ("train", "test"):
         write_tensors(RAW / f"{part}.safetensors", dict(zip(names, (inputs, targets), strict=True)))
     digests = {part: sha256(RAW / f"{part}.safetensors") for part in ("train", "test")}
-    write_json(RAW / "dataset.json", asdict(Dataset("noise", task, classes, list(inputs.shape[1:]), digests)))
+    write_json(
+        RAW / "dataset.json",
+        asdict(Dataset("noise", task, classes, list(inputs.shape[1:]), digests)),
+    )
 
 
 def test_the_parts_are_disjoint_and_complete(project):
@@ -54,7 +65,9 @@ def test_the_parts_are_disjoint_and_complete(project):
     split.main()
     parts = load_split()
     assert parts.train.dtype == parts.validation.dtype == torch.int64
-    assert torch.equal(torch.cat([parts.train, parts.validation]).sort().values, torch.arange(sum(COUNTS)))
+    assert torch.equal(
+        torch.cat([parts.train, parts.validation]).sort().values, torch.arange(sum(COUNTS))
+    )
 
 
 @pytest.mark.parametrize("part", [0.2, 0.5])
@@ -96,7 +109,13 @@ def test_validation_images_do_not_enter_the_statistics(project):
     split.main()
     before = load_split()
     images[before.validation] = 255
-    write(images, labels, ("images", "labels"), "classification", [f"class {n}" for n in range(len(COUNTS))])
+    write(
+        images,
+        labels,
+        ("images", "labels"),
+        "classification",
+        [f"class {n}" for n in range(len(COUNTS))],
+    )
     split.main()
     assert torch.equal(load_split().mean, before.mean) and torch.equal(load_split().std, before.std)
 
@@ -104,7 +123,13 @@ def test_validation_images_do_not_enter_the_statistics(project):
 def test_a_channel_of_one_value_can_be_normalised(project):
     images, labels = write_images()
     images[:, 1] = 7
-    write(images, labels, ("images", "labels"), "classification", [f"class {n}" for n in range(len(COUNTS))])
+    write(
+        images,
+        labels,
+        ("images", "labels"),
+        "classification",
+        [f"class {n}" for n in range(len(COUNTS))],
+    )
     split.main()
     assert load_split().std[1] == 1 and load_split().mean[1] == pytest.approx(7 / 255)
 

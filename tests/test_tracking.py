@@ -46,7 +46,10 @@ def stage(name, *arguments):
 
 def sync():
     """Run `make sync` in this process and return whether it succeeded."""
-    tracking.delivery.Outage.seconds, tracking.delivery.Outage.told = 0.0, set()  # a process of its own would start so
+    tracking.delivery.Outage.seconds, tracking.delivery.Outage.told = (
+        0.0,
+        set(),
+    )  # a process of its own would start so
     try:
         stage("sync")
     except UserError:
@@ -122,7 +125,10 @@ def snapshot(client):
     experiment = client.get_experiment_by_name("digits").experiment_id
     for run in client.search_runs([experiment]):
         points = {
-            key: [(p.step, p.timestamp, p.value) for p in client.get_metric_history(run.info.run_id, key)]
+            key: [
+                (p.step, p.timestamp, p.value)
+                for p in client.get_metric_history(run.info.run_id, key)
+            ]
             for key in run.data.metrics
         }
         info = (run.info.status, run.info.start_time, run.info.end_time)
@@ -137,7 +143,12 @@ def snapshot(client):
         found[model.model_id] = (model.tags, str(model.status), model.last_updated_timestamp)
     for version in client.search_model_versions("name = 'digits'"):
         version.tags.pop(tracking.gate.PROMOTED_AT, None)  # each export of a champion moves it
-        found[version.version] = (version.tags, version.description, version.run_id, version.model_id)
+        found[version.version] = (
+            version.tags,
+            version.description,
+            version.run_id,
+            version.model_id,
+        )
     return found | {"aliases": client.get_registered_model("digits").aliases}
 
 
@@ -149,7 +160,9 @@ def assert_complete(client=None):
     assert run.data.tags[tracking.runs.TRAINING] == training()
     for column in ("train_loss", "val_loss", "val_accuracy", "learning_rate"):
         points = client.get_metric_history(run.info.run_id, column)
-        assert [(p.step, p.value) for p in points] == [(int(row["epoch"]), float(row[column])) for row in history()]
+        assert [(p.step, p.value) for p in points] == [
+            (int(row["epoch"]), float(row[column])) for row in history()
+        ]
     steps = [p.step for p in client.get_metric_history(run.info.run_id, "step_loss")]
     assert steps == sorted(set(steps)) and len(steps) == 2 * len(history())
     (version,) = client.search_model_versions("name = 'digits'")
@@ -164,8 +177,10 @@ def assert_complete(client=None):
 def test_a_run_holds_every_param_including_defaults(project):
     params = yaml.safe_load(Path("params.yaml").read_text())
     found = the_run().data.params
-    for key in Train.model_fields.keys() - {"passes"}:  # which epochs: auto has made a number
-        assert f"recipe.{key}" in found or any(name.startswith(f"recipe.{key}.") for name in found), key
+    for key in Train.model_fields:
+        assert f"recipe.{key}" in found or any(
+            name.startswith(f"recipe.{key}.") for name in found
+        ), key
     assert found["recipe.device"] != "auto" and found["recipe.precision"] != "auto"  # as resolved
     assert found["split.validation"] == str(params["split"]["validation"])
     assert found["data.size"] == "8" and found["dataset"] == "digits"
@@ -176,10 +191,22 @@ def test_a_run_says_where_it_comes_from(project):
     client = tracking.connect()
     run = the_run(client)
     tags = run.data.tags
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert tags["git_commit"] == head
     assert tags["git_dirty"] == "true"
-    for name in ("git_branch", "python", "torch", "dvc", "mlflow", "host", "hardware", "sha256.train", "sha256.split"):
+    for name in (
+        "git_branch",
+        "python",
+        "torch",
+        "dvc",
+        "mlflow",
+        "host",
+        "hardware",
+        "sha256.train",
+        "sha256.split",
+    ):
         assert tags[name], name
     patch = Path(client.download_artifacts(run.info.run_id, "lineage/changes.patch")).read_text()
     assert "+not committed" in patch and "notes.txt" in patch
@@ -255,7 +282,12 @@ def test_every_epoch_and_step_is_there_once_and_pictures_and_log_too(project):
     client = tracking.connect()
     run = assert_complete(client)
     names = set(artifacts(client, run.info.run_id))
-    assert {"pictures/learning_curves.png", "pictures/confusion.png", "log/train.log", "history.csv"} <= names
+    assert {
+        "pictures/learning_curves.png",
+        "pictures/confusion.png",
+        "log/train.log",
+        "history.csv",
+    } <= names
 
 
 def test_the_id_in_run_json_finds_run_model_and_version(project):
@@ -302,7 +334,10 @@ def test_a_deleted_store_is_restored_from_the_files_and_marked_so(project):
     assert run.info.status == "FINISHED"
     points = client.get_metric_history(run.info.run_id, "val_loss")
     assert [p.value for p in points] == [float(row["val_loss"]) for row in history()]
-    assert run.data.metrics["test_accuracy"] == json.loads(Path("metrics.json").read_text())["test_accuracy"]
+    assert (
+        run.data.metrics["test_accuracy"]
+        == json.loads(Path("metrics.json").read_text())["test_accuracy"]
+    )
     assert set(client.get_registered_model("digits").aliases) == {"linear", "champion"}
     before = snapshot(client)
     assert sync()
@@ -325,7 +360,9 @@ def test_a_deleted_experiment_comes_back_with_the_next_evaluation(project):
     assert the_run(client).data.metrics["test_accuracy"] >= 0
 
 
-def test_a_moved_repository_serves_its_models_and_keeps_new_ones_in_its_new_place(project, finished):
+def test_a_moved_repository_serves_its_models_and_keeps_new_ones_in_its_new_place(
+    project, finished
+):
     hidden = finished.with_name("gone")
     finished.rename(hidden)
     try:
@@ -333,7 +370,9 @@ def test_a_moved_repository_serves_its_models_and_keeps_new_ones_in_its_new_plac
         assert (folder / "data" / "model.pt2").exists()
         client = tracking.connect()
         assert str(project) in the_run(client).info.artifact_uri
-        assert client.get_experiment_by_name("digits").artifact_location == str(project / "mlartifacts")
+        assert client.get_experiment_by_name("digits").artifact_location == str(
+            project / "mlartifacts"
+        )
         assert "history.csv" in set(artifacts(client, the_run(client).info.run_id))
     finally:
         hidden.rename(finished)
@@ -380,7 +419,9 @@ class Handler(socketserver.BaseRequestHandler):
     def handle(self):
         if self.server.answer:
             self.request.recv(65536)
-            self.request.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\nConnection: close\r\n\r\noops")
+            self.request.sendall(
+                b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\nConnection: close\r\n\r\noops"
+            )
         else:
             self.server.released.wait()
 
@@ -403,7 +444,11 @@ def broken_server(kind):
 
 @pytest.mark.parametrize(
     "kind",
-    ["refuses", pytest.param("hangs", marks=pytest.mark.slow), pytest.param("answers 500", marks=pytest.mark.slow)],
+    [
+        "refuses",
+        pytest.param("hangs", marks=pytest.mark.slow),
+        pytest.param("answers 500", marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_outlives_a_server_that(kind, untrained, monkeypatch, capsys):
     with broken_server(kind) as address:
@@ -415,12 +460,16 @@ def test_a_training_outlives_a_server_that(kind, untrained, monkeypatch, capsys)
         assert printed.count("fails (") == 1, printed
         assert "make sync" in printed
         assert not sync()
-    monkeypatch.setattr(tracking.store, "SERVER", "")  # another store takes what the first one missed
+    monkeypatch.setattr(
+        tracking.store, "SERVER", ""
+    )  # another store takes what the first one missed
     assert sync()
     assert "lineup.restored" not in assert_complete().data.tags
 
 
-def test_an_evaluation_outlives_a_hanging_server_without_waiting_for_each_model(project, monkeypatch, capsys):
+def test_an_evaluation_outlives_a_hanging_server_without_waiting_for_each_model(
+    project, monkeypatch, capsys
+):
     monkeypatch.setattr(tracking.store, "SECONDS_TO_ANSWER", 1.0)
     monkeypatch.setattr(tracking.delivery, "SECONDS_FOR_FAILURES", 0.5)
     before = snapshot(tracking.connect())
@@ -428,7 +477,9 @@ def test_an_evaluation_outlives_a_hanging_server_without_waiting_for_each_model(
         monkeypatch.setattr(tracking.store, "SERVER", address)
         start = time.monotonic()
         tracking.record_evaluations(["linear"] * 5)
-        assert "can't be reached" in tracking.record_export("linear", {"promote": "gate", "level": 0.05, "margin": 0})
+        assert "can't be reached" in tracking.record_export(
+            "linear", {"promote": "gate", "level": 0.05, "margin": 0}
+        )
         assert time.monotonic() - start < 8
     printed = capsys.readouterr().out
     assert printed.count("fails (") == 1 and "make sync" in printed
@@ -437,13 +488,17 @@ def test_an_evaluation_outlives_a_hanging_server_without_waiting_for_each_model(
     assert snapshot(tracking.connect()) == before
 
 
-def test_a_full_disk_of_the_store_is_a_warning_and_later_nothing_is_missing(untrained, monkeypatch, capsys):
+def test_a_full_disk_of_the_store_is_a_warning_and_later_nothing_is_missing(
+    untrained, monkeypatch, capsys
+):
     monkeypatch.setattr(tracking.store, "SERVER", "http://127.0.0.1:9")
     stage("train", "linear")
     monkeypatch.setattr(tracking.store, "SERVER", "")
     tracking.connect()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))  # no file may grow beyond: the model does not fit
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (6000, limits[1])
+    )  # no file may grow beyond: the model does not fit
     try:
         assert tracking.sync()
         assert "fails (" in capsys.readouterr().out
@@ -458,7 +513,9 @@ def test_a_full_disk_stops_a_training_with_one_line_and_the_next_one_completes_i
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
     command = [sys.executable, "-m", "stages.train", "linear"]
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
-    result = subprocess.run(command, preexec_fn=limit, env=environment, capture_output=True, text=True)
+    result = subprocess.run(
+        command, preexec_fn=limit, env=environment, capture_output=True, text=True
+    )
     assert result.returncode == 1
     assert "make room there and run the same command again" in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
@@ -506,10 +563,16 @@ def test_runs_of_dead_trainings_are_marked_killed_and_others_left_alone(project)
     alive = FileLock(folder / "alive.lock")
 
     def run(host, lock):
-        return client.create_run(experiment, tags={"host": host, "lineup.lock": str(lock)}).info.run_id
+        return client.create_run(
+            experiment, tags={"host": host, "lineup.lock": str(lock)}
+        ).info.run_id
 
     host = socket.gethostname()
-    dead, living, foreign = run(host, folder / "dead.lock"), run(host, folder / "alive.lock"), run("else", folder / "x")
+    dead, living, foreign = (
+        run(host, folder / "dead.lock"),
+        run(host, folder / "alive.lock"),
+        run("else", folder / "x"),
+    )
     strange = client.create_run(experiment).info.run_id  # not made by Lineup
     with alive:
         tracking.runs.end_abandoned_runs(client)
@@ -522,8 +585,16 @@ def test_runs_of_dead_trainings_are_marked_killed_and_others_left_alone(project)
 
 def test_numbers_that_are_none_and_values_beyond_mlflows_limits_are_recorded(untrained):
     journal = Journal(uuid.uuid4().hex)
-    params = {"long": "x" * 20_000, "list": list(range(5000)), "empty": "", "none": None, "ünï code/key": "ä"}
-    journal.append("start", "start", experiment="odd", name="odd", params=params, tags={}, datasets={})
+    params = {
+        "long": "x" * 20_000,
+        "list": list(range(5000)),
+        "empty": "",
+        "none": None,
+        "ünï code/key": "ä",
+    }
+    journal.append(
+        "start", "start", experiment="odd", name="odd", params=params, tags={}, datasets={}
+    )
     values = {"nan": math.nan, "inf": math.inf, "minus": -math.inf, "small": 5e-324}
     journal.append("step:1", "metrics", values=values, step=1)
     journal.append("end", "end", status="FAILED", error="é" * 20_000)
@@ -535,7 +606,9 @@ def test_numbers_that_are_none_and_values_beyond_mlflows_limits_are_recorded(unt
     assert run.info.status == "FAILED"
     assert run.data.params["long"].startswith("xxx") and len(run.data.params["long"]) == 6000
     assert (
-        math.isnan(run.data.metrics["nan"]) and run.data.metrics["inf"] > 1e300 and run.data.metrics["minus"] < -1e300
+        math.isnan(run.data.metrics["nan"])
+        and run.data.metrics["inf"] > 1e300
+        and run.data.metrics["minus"] < -1e300
     )
 
 
@@ -590,7 +663,11 @@ def test_a_store_named_by_a_relative_address_is_the_repositorys_own(project, mon
 
 def test_turning_tracking_off_changes_no_output_but_run_json(project, monkeypatch):
     def outputs():
-        return {path.name: path.read_bytes() for path in Path("models/linear").iterdir() if path.name != "run.json"}
+        return {
+            path.name: path.read_bytes()
+            for path in Path("models/linear").iterdir()
+            if path.name != "run.json"
+        }
 
     expected, id_before, before = outputs(), training(), snapshot(tracking.connect())
     shutil.rmtree("models")
@@ -633,14 +710,28 @@ class Server:
         self.folder.mkdir(exist_ok=True)
 
     def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
         store = ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
         store += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([*command, *store], stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                [*command, *store], stdout=log, stderr=log, start_new_session=True
+            )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            with suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=5) as answer:
+            with (
+                suppress(OSError),
+                urllib.request.urlopen(f"{self.address}/health", timeout=5) as answer,
+            ):
                 if answer.status == 200:
                     return
             time.sleep(0.3)
@@ -690,7 +781,9 @@ def wait_for(condition, seconds=120):
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_in_the_middle_and_comes_back_gets_every_point_once_and_in_order(untrained, tmp_path):
+def test_a_server_that_dies_in_the_middle_and_comes_back_gets_every_point_once_and_in_order(
+    untrained, tmp_path
+):
     from mlflow import MlflowClient
 
     lengthen(1500)
@@ -735,7 +828,11 @@ def in_parallel(count, command):
     wait = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)\n"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", f"import sys; number = {number}\nimport mlflow, torch\n{wait}{command}"],
+            [
+                sys.executable,
+                "-c",
+                f"import sys; number = {number}\nimport mlflow, torch\n{wait}{command}",
+            ],
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -774,11 +871,15 @@ def test_many_processes_on_a_fresh_store_lose_no_point(writers, untrained):
     assert len(runs) == writers
     for run in runs:
         points = client.get_metric_history(run.info.run_id, "loss")
-        assert [(point.step, point.value) for point in points] == [(step, step / 7) for step in range(200)]
+        assert [(point.step, point.value) for point in points] == [
+            (step, step / 7) for step in range(200)
+        ]
 
 
 @pytest.mark.slow
-def test_parallel_evaluations_and_exports_of_one_training_make_one_version_and_one_truth(untrained, monkeypatch):
+def test_parallel_evaluations_and_exports_of_one_training_make_one_version_and_one_truth(
+    untrained, monkeypatch
+):
     monkeypatch.setenv("LINEUP_TRACKING", "off")
     stage("train", "linear")
     stage("evaluate")

@@ -76,7 +76,9 @@ class Recorder:
             lambda *values: self.steps.append(values),
             self.epochs.append,
             self.examples.append,
-            lambda epoch, weights: self.kept.update({epoch: {n: t.clone() for n, t in weights.items()}}),
+            lambda epoch, weights: self.kept.update(
+                {epoch: {n: t.clone() for n, t in weights.items()}}
+            ),
             lambda: self.stopped,
         )
 
@@ -131,25 +133,39 @@ def test_nesterov_without_momentum_is_plain_sgd():
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_muon_takes_the_steps_of_torchs_own_on_all_matrices_but_the_last_and_adamws_elsewhere(nesterov):
+def test_muon_takes_the_steps_of_torchs_own_on_all_matrices_but_the_last_and_adamws_elsewhere(
+    nesterov,
+):
     torch.manual_seed(0)
-    ours, theirs = (nn.Sequential(nn.Linear(12, 20), nn.Linear(20, 8), nn.Linear(8, 4)) for _ in range(2))
+    ours, theirs = (
+        nn.Sequential(nn.Linear(12, 20), nn.Linear(20, 8), nn.Linear(8, 4)) for _ in range(2)
+    )
     theirs.load_state_dict(ours.state_dict())
     start = {name: weight.clone() for name, weight in ours.state_dict().items()}
     settings = {"momentum": 0.9, "nesterov": nesterov}
     optimizers = make_optimizers(ours, recipe(optimizer="muon", learning_rate=0.01, **settings))
-    hidden, others = [theirs[0].weight, theirs[1].weight], [theirs[0].bias, theirs[1].bias, *theirs[2].parameters()]
+    hidden, others = (
+        [theirs[0].weight, theirs[1].weight],
+        [theirs[0].bias, theirs[1].bias, *theirs[2].parameters()],
+    )
     settings |= {"weight_decay": 0, "adjust_lr_fn": "match_rms_adamw"}
-    references = [torch.optim.Muon(hidden, 0.01, **settings), torch.optim.AdamW(others, 0.01, weight_decay=0)]
+    references = [
+        torch.optim.Muon(hidden, 0.01, **settings),
+        torch.optim.AdamW(others, 0.01, weight_decay=0),
+    ]
     for _ in range(5):
         for weight, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
             weight.grad = torch.randn(weight.shape)
             reference.grad = weight.grad.clone()
         for optimizer in optimizers + references:
             optimizer.step()
-    for (name, weight), reference in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+    for (name, weight), reference in zip(
+        ours.state_dict().items(), theirs.state_dict().values(), strict=True
+    ):
         moved, expected = weight - start[name], reference - start[name]
-        assert float((moved - expected).norm() / expected.norm()) < 0.03, name  # torch's own rounds to bfloat16
+        assert float((moved - expected).norm() / expected.norm()) < 0.03, (
+            name
+        )  # torch's own rounds to bfloat16
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])
@@ -168,10 +184,17 @@ def test_muon_sees_a_convolution_as_a_row_per_output_channel(channels_last, outp
     model = nn.Sequential(nn.Conv2d(3, outputs, 3, bias=False), nn.Flatten(), nn.Linear(outputs, 2))
     model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     before, gradient = model[0].weight.detach().clone(), torch.randn(outputs, 3, 3, 3)
-    muon, _ = make_optimizers(model, recipe(optimizer="muon", learning_rate=0.1, momentum=0, weight_decay=0.5))
+    muon, _ = make_optimizers(
+        model, recipe(optimizer="muon", learning_rate=0.1, momentum=0, weight_decay=0.5)
+    )
     model[0].weight.grad = gradient.clone()
     muon.step()
-    step = 0.1 * 0.2 * max(outputs, 27) ** 0.5 * orthogonal(gradient.reshape(outputs, 27)).view_as(gradient)
+    step = (
+        0.1
+        * 0.2
+        * max(outputs, 27) ** 0.5
+        * orthogonal(gradient.reshape(outputs, 27)).view_as(gradient)
+    )
     assert torch.allclose(model[0].weight, before * (1 - 0.1 * 0.5) - step, atol=1e-6)
 
 
@@ -187,7 +210,9 @@ def test_weight_decay_pulls_matrices_towards_zero_and_spares_vectors(name):
     for key, after in model.named_parameters():
         if after.ndim == 1:
             assert torch.equal(after, before[key])
-        elif name == "adam":  # the decay joins the gradient, which Adam scales to a step of the learning rate
+        elif (
+            name == "adam"
+        ):  # the decay joins the gradient, which Adam scales to a step of the learning rate
             assert torch.allclose(after, before[key] - 0.5 * before[key].sign(), atol=1e-4)
         else:
             assert torch.allclose(after, before[key] * (1 - 0.5 * 0.1))
@@ -231,12 +256,21 @@ def test_one_cycle_is_torchs_with_its_last_rate_at_zero(warmup):
     peak = round(warmup * 42)
     expected = torchs(
         lambda o: torch.optim.lr_scheduler.OneCycleLR(
-            o, 0.5, total_steps=43, pct_start=(peak + 1) / 43, final_div_factor=1e30, cycle_momentum=False
+            o,
+            0.5,
+            total_steps=43,
+            pct_start=(peak + 1) / 43,
+            final_div_factor=1e30,
+            cycle_momentum=False,
         )
     )
     found = rates(schedule="one_cycle", warmup=warmup)
     assert found == pytest.approx(expected, abs=1e-9)
-    assert found[0] == pytest.approx(0.5 / 25) and found[peak] == max(found) == 0.5 and found[-1] < 0.003
+    assert (
+        found[0] == pytest.approx(0.5 / 25)
+        and found[peak] == max(found) == 0.5
+        and found[-1] < 0.003
+    )
 
 
 @pytest.mark.parametrize("schedule", ["constant", "step", "cosine", "one_cycle"])
@@ -267,13 +301,19 @@ def test_label_smoothing_softens_the_training_loss_alone():
     loop = make(label_smoothing=0.2)
     outputs, targets = torch.randn(9, 4), torch.arange(9) % 4
     soft = torch.full((9, 4), 0.2 / 4).scatter_(1, targets[:, None], 0.8 + 0.2 / 4)
-    assert torch.allclose(loop.loss(outputs, targets), -(soft * outputs.log_softmax(1)).sum(1).mean())
-    assert loop.score(outputs, targets)["val_loss"] == pytest.approx(float(functional.cross_entropy(outputs, targets)))
+    assert torch.allclose(
+        loop.loss(outputs, targets), -(soft * outputs.log_softmax(1)).sum(1).mean()
+    )
+    assert loop.score(outputs, targets)["val_loss"] == pytest.approx(
+        float(functional.cross_entropy(outputs, targets))
+    )
 
 
 def test_dropout_acts_in_training_and_not_in_validation():
     hyperparameters = {"hidden": [32], "batch_norm": False}
-    dropped = make(name="mlp", hyperparameters=hyperparameters | {"dropout": 0.9}, epochs=1, learning_rate=1e-9)
+    dropped = make(
+        name="mlp", hyperparameters=hyperparameters | {"dropout": 0.9}, epochs=1, learning_rate=1e-9
+    )
     plain = make(name="mlp", hyperparameters=hyperparameters, epochs=1, learning_rate=1e-9)
     first, second = run(dropped).epochs[0], run(plain).epochs[0]
     assert abs(first["train_loss"] - second["train_loss"]) > 0.01
@@ -301,7 +341,9 @@ def test_the_moving_average_follows_the_statistics_of_batch_norm_too():
     run(loop)
     buffers = {name: tensor for name, tensor in loop.weights().items() if "running" in name}
     initial = {"running_mean": 0.0, "running_var": 1.0}
-    assert buffers and all((tensor != initial[name.split(".")[-1]]).any() for name, tensor in buffers.items())
+    assert buffers and all(
+        (tensor != initial[name.split(".")[-1]]).any() for name, tensor in buffers.items()
+    )
 
 
 def test_training_images_are_augmented_and_validation_images_are_not():
@@ -356,7 +398,9 @@ def test_metrics_are_sums_over_all_examples_divided_once_whatever_the_last_batch
             logits = loop.model(images)
         hits = logits.argmax(1) == labels
         row = record.epochs[-1]
-        assert row[f"{part}_loss"] == pytest.approx(float(functional.cross_entropy(logits, labels)), rel=1e-5)
+        assert row[f"{part}_loss"] == pytest.approx(
+            float(functional.cross_entropy(logits, labels)), rel=1e-5
+        )
         assert row[f"{part}_accuracy"] == pytest.approx(float(hits.float().mean()), abs=1e-7)
     top = (logits.topk(2, 1).indices == labels[:, None]).any(1)
     assert row["val_top2_accuracy"] == pytest.approx(float(top.float().mean()), abs=1e-7)
@@ -370,7 +414,8 @@ def test_validation_in_several_batches_counts_each_example_once(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"), [((784,), 500), ((1, 28, 28), 500), ((3, 224, 224), 6), ((3, 1024, 1024), 1)]
+    ("shape", "expected"),
+    [((784,), 500), ((1, 28, 28), 500), ((3, 224, 224), 6), ((3, 1024, 1024), 1)],
 )
 def test_large_images_are_validated_in_small_batches(shape, expected):
     assert evaluation_batch(shape) == expected
@@ -379,7 +424,14 @@ def test_large_images_are_validated_in_small_batches(shape, expected):
 def test_the_history_has_a_row_of_the_same_columns_for_each_epoch():
     loop = make(epochs=3)
     rows = run(loop).epochs
-    names = ["train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_top2_accuracy", "learning_rate"]
+    names = [
+        "train_loss",
+        "train_accuracy",
+        "val_loss",
+        "val_accuracy",
+        "val_top2_accuracy",
+        "learning_rate",
+    ]
     assert [list(row) for row in rows] == [["epoch", *names]] * 3
     assert [row["epoch"] for row in rows] == [1, 2, 3] and rows == loop.progress.history
 
@@ -393,9 +445,13 @@ def test_steps_are_reported_every_so_often_and_at_the_end_of_each_epoch():
     assert record.epochs[0]["train_accuracy"] == pytest.approx(epoch_accuracy)
 
 
-@pytest.mark.parametrize(("count", "batches"), [(33, [16, 17]), (17, [17]), (34, [16, 16, 2]), (5, [5])])
+@pytest.mark.parametrize(
+    ("count", "batches"), [(33, [16, 17]), (17, [17]), (34, [16, 16, 2]), (5, [5])]
+)
 def test_a_lone_last_example_joins_the_batch_before_it_since_batch_norm_needs_two(count, batches):
-    loop = make(train=pictures(count), name="mlp", hyperparameters={"hidden": [8]}, epochs=1, log_every=1)
+    loop = make(
+        train=pictures(count), name="mlp", hyperparameters={"hidden": [8]}, epochs=1, log_every=1
+    )
     record = run(loop)
     assert record.examples == batches
     total = sum(loss * size for (_, loss, _), size in zip(record.steps, batches, strict=True))
@@ -425,7 +481,9 @@ def scripted(loop, values, metric="val_loss"):
         ("val_loss", "min", [2.0, 1.0, 1.0], 2),  # the first of equals
     ],
 )
-def test_the_best_epoch_is_chosen_by_monitor_and_mode_and_its_weights_are_kept(monitor, mode, values, best):
+def test_the_best_epoch_is_chosen_by_monitor_and_mode_and_its_weights_are_kept(
+    monitor, mode, values, best
+):
     loop = scripted(make(epochs=3, keep_every=1, monitor=monitor, mode=mode), values, monitor)
     record = run(loop)
     assert loop.progress.best_epoch == best
@@ -519,14 +577,19 @@ def test_auto_takes_the_accelerator_that_is_there():
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:63", "mps"])
 def test_a_device_that_is_not_there_is_named_with_the_way_out(name, monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+    monkeypatch.setattr(
+        torch.accelerator, "current_accelerator", lambda check_available=False: None
+    )
     with pytest.raises(UserError, match=rf"train\.device = '{name}'.*try auto"):
         training.resolve_device(name)
 
 
 def test_auto_precision_is_bfloat16_where_the_processor_has_it(monkeypatch):
     cpu = torch.device("cpu")
-    for capabilities, expected in [({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": True}, "bfloat16")]:
+    for capabilities, expected in [
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": True}, "bfloat16"),
+    ]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
         assert training.resolve_precision("auto", cpu) == expected
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
@@ -578,16 +641,33 @@ def test_an_average_as_long_as_the_training_needs_no_warning_and_one_step_more_d
 # --- TensorBoard ------------------------------------------------------------------------------------------------------
 
 
-def test_tensorboard_events_hold_the_points_and_their_steps_also_after_a_resume(tmp_path, monkeypatch):
+def test_tensorboard_events_hold_the_points_and_their_steps_also_after_a_resume(
+    tmp_path, monkeypatch
+):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.chdir(tmp_path)
-    for epoch, saved, values in ((9, None, (9, 9)), (1, None, (0.5, 0.25)), (2, "state", (0.375, 0.75))):
+    for epoch, saved, values in (
+        (9, None, (9, 9)),
+        (1, None, (0.5, 0.25)),
+        (2, "state", (0.375, 0.75)),
+    ):
         writer = open_tensorboard("linear", types.SimpleNamespace(saved_file=saved))
         report = types.SimpleNamespace(journal=None, writer=writer)
-        Report.record(report, f"epoch:{epoch}", dict(zip(("val_loss", "val_accuracy"), values, strict=True)), epoch)
+        Report.record(
+            report,
+            f"epoch:{epoch}",
+            dict(zip(("val_loss", "val_accuracy"), values, strict=True)),
+            epoch,
+        )
         writer.close()
     events = EventAccumulator(str(tmp_path / "runs" / "linear")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("val_loss")] == [(1, 0.5), (2, 0.375)]
-    assert [(event.step, event.value) for event in events.Scalars("val_accuracy")] == [(1, 0.25), (2, 0.75)]
+    assert [(event.step, event.value) for event in events.Scalars("val_loss")] == [
+        (1, 0.5),
+        (2, 0.375),
+    ]
+    assert [(event.step, event.value) for event in events.Scalars("val_accuracy")] == [
+        (1, 0.25),
+        (2, 0.75),
+    ]

@@ -35,7 +35,12 @@ def project(tmp_path, monkeypatch):
 
 def choose(**data):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params |= {"dataset": "mine", "data": params["data"] | data, "architectures": ["mlp"], "model": "mlp"}
+    params |= {
+        "dataset": "mine",
+        "data": params["data"] | data,
+        "architectures": ["mlp"],
+        "model": "mlp",
+    }
     Path("params.yaml").write_text(yaml.safe_dump(params))
 
 
@@ -75,7 +80,9 @@ def classifier():
 def assert_predict_sees_what_training_saw(found):
     model = classifier()
     for row, tensor in found:
-        np.testing.assert_array_equal(model.preprocess(Path(row["file"])), tensor, err_msg=row["file"])
+        np.testing.assert_array_equal(
+            model.preprocess(Path(row["file"])), tensor, err_msg=row["file"]
+        )
 
 
 @pytest.mark.parametrize(("name", "own_test"), BOTH_WAYS)
@@ -114,7 +121,9 @@ def test_every_format_mode_size_and_orientation_is_read_in_one_way(size, channel
                         picture = Image.fromarray(colours[..., 0].astype(np.uint16) * 250)
                     else:
                         picture = (
-                            picture.convert("RGB").convert(mode) if mode in ("CMYK", "P") else picture.convert(mode)
+                            picture.convert("RGB").convert(mode)
+                            if mode in ("CMYK", "P")
+                            else picture.convert(mode)
                         )
                     exif = Image.Exif()
                     options = {}
@@ -204,7 +213,9 @@ def test_what_notebooks_and_servers_leave_behind_is_no_part_of_a_set_and_counted
     assert "4 hidden or made by systems" in line and "@eaDir" in line
 
 
-@pytest.mark.parametrize(("link", "target"), [("disc/up", ".."), ("disc/other", "../box"), ("more", "disc")])
+@pytest.mark.parametrize(
+    ("link", "target"), [("disc/up", ".."), ("disc/other", "../box"), ("more", "disc")]
+)
 def test_a_link_that_would_give_pictures_a_second_label_is_refused(link, target):
     choose()
     picture_sets.make("spellings", Path("data/mine"), own_test=False)
@@ -222,7 +233,9 @@ def test_class_folders_that_are_links_are_read_by_fetch_and_predict_alike(projec
     for kind in ("disc", "box"):
         (Path("data/mine") / kind).symlink_to(project / "elsewhere" / kind)
     found = fetched()
-    assert sorted(row["file"] for row, _ in found) == [p.as_posix() for p in list_tree(Path("data/mine")).pictures]
+    assert sorted(row["file"] for row, _ in found) == [
+        p.as_posix() for p in list_tree(Path("data/mine")).pictures
+    ]
 
 
 def noise(seed):
@@ -235,12 +248,17 @@ def test_a_test_folder_with_pictures_of_train_is_refused_and_can_be_allowed():
         for number in range(15):
             for part in ("train", "test"):
                 picture_sets.save(
-                    noise(number + 100 * (label == "b")), Path("data/mine") / part / label / f"{number}.png"
+                    noise(number + 100 * (label == "b")),
+                    Path("data/mine") / part / label / f"{number}.png",
                 )
     with pytest.raises(UserError) as error:
         fetch.main()
     message = str(error.value)
-    assert "30 files of test/" in message and "and 10 more" in message and "allow_duplicates" in message
+    assert (
+        "30 files of test/" in message
+        and "and 10 more" in message
+        and "allow_duplicates" in message
+    )
     assert "data/mine/test/a/0.png = data/mine/train/a/0.png" in message
     choose(allow_duplicates=True)
     fetch.main()
@@ -268,7 +286,9 @@ def test_a_set_without_copies_keeps_the_split_it_always_had():
     choose()
     for label in "ab":
         for number in range(10):
-            picture_sets.save(noise(number + 100 * (label == "b")), Path("data/mine") / label / f"{number}.png")
+            picture_sets.save(
+                noise(number + 100 * (label == "b")), Path("data/mine") / label / f"{number}.png"
+            )
     held_out = sorted(row["file"] for row, _ in fetched() if row["split"] == "test")
     assert held_out == [f"data/mine/{name}.png" for name in ("a/0", "a/5", "b/4", "b/7")]
 
@@ -285,7 +305,9 @@ def test_the_accuracy_of_predict_on_the_test_files_is_the_leaderboards(name, own
     picture_sets.make(name, Path("data/mine"), own_test)
     for stage in ("fetch", "split", "train", "evaluate"):
         arguments = ["mlp"] if stage == "train" else []
-        subprocess.run([sys.executable, "-m", f"stages.{stage}", *arguments], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", f"stages.{stage}", *arguments], check=True, capture_output=True
+        )
     with Path("evaluation/mlp/predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     command = [

@@ -28,7 +28,9 @@ FLAGS = [
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"),
+    pytest.mark.skipif(
+        not (BROWSER and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"
+    ),
 ]
 
 
@@ -78,10 +80,26 @@ def page(project, tmp_path_factory):
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     with (project.folder / "ui.log").open("wb") as log:
         server = subprocess.Popen(
-            command, cwd=project.folder, env=project.environment, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=project.folder,
+            env=project.environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     browser = None
     try:
@@ -127,12 +145,18 @@ def test_a_person_finds_the_runs_with_dataset_and_model(page, experiment):
 def test_a_person_finds_learning_curves(page, experiment, version):
     page.open(f"experiments/{experiment}/runs/{version.run_id}/model-metrics")
     page.wait_for("learning_rate", "step_accuracy")
-    page.wait_until(lambda: page.browser.find_elements("css selector", ".js-plotly-plot .scatterlayer path.js-line"))
+    page.wait_until(
+        lambda: page.browser.find_elements(
+            "css selector", ".js-plotly-plot .scatterlayer path.js-line"
+        )
+    )
 
 
 def test_a_person_finds_params_tags_and_datasets_of_a_run(page, experiment, version):
     page.open(f"experiments/{experiment}/runs/{version.run_id}")
-    page.wait_for("recipe.learning_rate", "git_commit", "digits-test", "digits-training", "Finished")
+    page.wait_for(
+        "recipe.learning_rate", "git_commit", "digits-test", "digits-training", "Finished"
+    )
 
 
 def test_a_person_finds_pictures(page, experiment, version):
@@ -140,7 +164,10 @@ def test_a_person_finds_pictures(page, experiment, version):
     page.wait_for("pictures")
 
     def click(name):
-        return lambda: [item.click() or True for item in page.browser.find_elements("xpath", f"//*[text()='{name}']")]
+        return lambda: [
+            item.click() or True
+            for item in page.browser.find_elements("xpath", f"//*[text()='{name}']")
+        ]
 
     page.wait_until(click("pictures"))
     page.wait_until(click("confusion.png"))
@@ -161,5 +188,7 @@ def test_a_person_finds_the_registered_model_its_versions_and_aliases(page):
 
 def test_a_person_finds_what_a_version_is_and_where_it_comes_from(page, version):
     page.open(f"models/digits/versions/{version.version}")
-    text = page.wait_for("trained on digits", "test_accuracy", "there was no champion", "git checkout", "champion")
+    text = page.wait_for(
+        "trained on digits", "test_accuracy", "there was no champion", "git checkout", "champion"
+    )
     assert re.search(r"val_accuracy\s+0\.\d", text)

@@ -20,12 +20,16 @@ from lineup.cli import UserError
 def complete(name: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
     """Return `hyperparameters` with the defaults of the others."""
     parameters = inspect.signature(builder(name)).parameters
-    defaults = {key: value.default for key, value in parameters.items() if value.kind == value.KEYWORD_ONLY}
+    defaults = {
+        key: value.default for key, value in parameters.items() if value.kind == value.KEYWORD_ONLY
+    }
     given = defaults | hyperparameters
     return {key: value for key, value in given.items() if value is not inspect.Parameter.empty}
 
 
-def build(name: str, shape: Sequence[int], outputs: int, hyperparameters: dict[str, Any]) -> nn.Module:
+def build(
+    name: str, shape: Sequence[int], outputs: int, hyperparameters: dict[str, Any]
+) -> nn.Module:
     """Return `name` for inputs of `shape` and `outputs` classes or targets; UserError names a bad hyperparameter."""
     given = complete(name, hyperparameters)
     try:
@@ -50,7 +54,11 @@ def describe(name: str, mistake: dict[str, Any]) -> str:
 def image_shape(name: str, shape: Sequence[int], smallest: int) -> tuple[int, int, int]:
     """Return `shape` as (C, H, W); UserError if the data are no images, or too small for `name`."""
     if len(shape) != 3:
-        raise UserError(f"{name} takes images (C, H, W), but this dataset has inputs of shape {tuple(shape)}")
+        raise UserError(
+            f"{name} takes images (C, H, W), but this dataset has inputs of shape {tuple(shape)}"
+        )
     if min(shape[1:]) < smallest:
-        raise UserError(f"{name} takes images of {smallest}×{smallest} pixels and more, not {shape[1]}×{shape[2]}")
+        raise UserError(
+            f"{name} takes images of {smallest}×{smallest} pixels and more, not {shape[1]}×{shape[2]}"
+        )
     return tuple(shape)

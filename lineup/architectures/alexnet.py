@@ -26,7 +26,10 @@ def build(
         layers.append(nn.Conv2d(depth, features, kernel, padding=kernel // 2, bias=False))
         if index in POOLED:
             layers.append(nn.MaxPool2d(2))
-        layers += [nn.BatchNorm2d(features), nn.ReLU(inplace=True)]  # in place: 3 % of a step, the same bits
+        layers += [
+            nn.BatchNorm2d(features),
+            nn.ReLU(inplace=True),
+        ]  # in place: 3 % of a step, the same bits
         depth = features
     layers.append(nn.Flatten())
     for inputs in (depth * (height // 8) * (width // 8), hidden):

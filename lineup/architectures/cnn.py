@@ -20,7 +20,10 @@ def build(
     depth, height, width = image_shape("cnn", shape, smallest=2 ** len(channels))
     layers: list[nn.Module] = []
     for features in channels:
-        layers += [nn.Conv2d(depth, features, kernel_size=5, padding=2, bias=not batch_norm), nn.MaxPool2d(2)]
+        layers += [
+            nn.Conv2d(depth, features, kernel_size=5, padding=2, bias=not batch_norm),
+            nn.MaxPool2d(2),
+        ]
         if batch_norm:
             layers.append(nn.BatchNorm2d(features))
         layers.append(nn.ReLU())  # after the pooling it costs a quarter, and the result is the same

@@ -12,10 +12,19 @@ class RowReader(nn.Module):
     """A plain RNN over the rows of an image, whose states after every row are read together."""
 
     def __init__(
-        self, rows: int, features: int, outputs: int, hidden: int, layers: int, activation: str, dropout: float
+        self,
+        rows: int,
+        features: int,
+        outputs: int,
+        hidden: int,
+        layers: int,
+        activation: str,
+        dropout: float,
     ) -> None:
         super().__init__()
-        self.rnn = nn.RNN(features, hidden, layers, nonlinearity=activation, batch_first=True, dropout=dropout)
+        self.rnn = nn.RNN(
+            features, hidden, layers, nonlinearity=activation, batch_first=True, dropout=dropout
+        )
         self.head = nn.Linear(rows * hidden, outputs)
         for name, parameter in self.rnn.named_parameters():
             if name.startswith("weight_hh"):

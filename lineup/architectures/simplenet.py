@@ -28,7 +28,10 @@ def build(
             layers.append(nn.Conv2d(depth, features, 3, padding=1, bias=False))
             if position == len(widths) and number < len(channels):
                 layers.append(nn.MaxPool2d(2))
-            layers += [nn.BatchNorm2d(features), nn.ReLU(inplace=True)]  # in place: 6 % of a step, the same bits
+            layers += [
+                nn.BatchNorm2d(features),
+                nn.ReLU(inplace=True),
+            ]  # in place: 6 % of a step, the same bits
             depth = features
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     if dropout:

@@ -28,8 +28,12 @@ class Dataset:
     classes: list[str]  # regression: the targets' names
     shape: list[int]  # (C, H, W) of an image, (F,) of a row
     digests: dict[str, str]  # sha256 of train.safetensors and test.safetensors, by part
-    inputs: list[str] = field(default_factory=list)  # regression: the inputs' names, where they have any
-    preprocessing: dict[str, Any] | None = None  # how a picture becomes a tensor, see preprocessing.py
+    inputs: list[str] = field(
+        default_factory=list
+    )  # regression: the inputs' names, where they have any
+    preprocessing: dict[str, Any] | None = (
+        None  # how a picture becomes a tensor, see preprocessing.py
+    )
     shared_files: int = 0  # test pictures that are also in train, byte for byte
 
 
@@ -59,7 +63,9 @@ def load(part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
 
 def evaluation_batch(shape: Sequence[int]) -> int:
     """Return how many inputs of `shape` a model takes at once outside training; large images would fill the memory."""
-    return max(1, min(500, 2**20 // math.prod(shape)))  # 1000 MNIST images at once take a fifth longer than 500
+    return max(
+        1, min(500, 2**20 // math.prod(shape))
+    )  # 1000 MNIST images at once take a fifth longer than 500
 
 
 def load_split() -> Split:
@@ -92,7 +98,9 @@ def draw_part(
         f"which every class occurs; add images, or change {key} in params.yaml"
     )
     try:
-        parts = train_test_split(range(len(labels)), test_size=fraction, random_state=seed, stratify=labels.numpy())
+        parts = train_test_split(
+            range(len(labels)), test_size=fraction, random_state=seed, stratify=labels.numpy()
+        )
     except ValueError:
         raise too_few from None
     rest, drawn = (torch.tensor(sorted(part)) for part in parts)

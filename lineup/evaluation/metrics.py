@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 BINS = 15  # of the expected calibration error (Guo et al., 2017)
 
 
-def classification(probabilities: Tensor, labels: Tensor, top_k: int, confidence: float) -> dict[str, float]:
+def classification(
+    probabilities: Tensor, labels: Tensor, top_k: int, confidence: float
+) -> dict[str, float]:
     """Return the scores of probabilities (N, K) for int64 labels (N); accuracy with its exact interval."""
     from sklearn.metrics import f1_score
 
@@ -57,7 +59,9 @@ def top_accuracy(probabilities: Tensor, labels: Tensor, k: int) -> float:
     return (nearest == labels[:, None]).any(1).double().mean().item()
 
 
-def per_class(probabilities: Tensor, labels: Tensor, classes: Sequence[str], confidence: float) -> pd.DataFrame:
+def per_class(
+    probabilities: Tensor, labels: Tensor, classes: Sequence[str], confidence: float
+) -> pd.DataFrame:
     """Return a row per class: precision, recall with its exact interval, F1, number of images."""
     import pandas as pd
     from sklearn.metrics import precision_recall_fscore_support
@@ -67,7 +71,9 @@ def per_class(probabilities: Tensor, labels: Tensor, classes: Sequence[str], con
         labels, predicted, labels=range(len(classes)), zero_division=0
     )
     hits = (recall * images).round().astype(int)
-    ends = [interval(int(hit), int(count), confidence) for hit, count in zip(hits, images, strict=True)]
+    ends = [
+        interval(int(hit), int(count), confidence) for hit, count in zip(hits, images, strict=True)
+    ]
     columns = {"precision": precision, "recall": recall, "low": [low for low, _ in ends]}
     columns |= {"high": [high for _, high in ends], "f1": f1}
     columns = {key: [significant(value) for value in values] for key, values in columns.items()}
@@ -82,7 +88,9 @@ def confusion(probabilities: Tensor, labels: Tensor) -> np.ndarray:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "A single label")  # said although the labels are given
-        return confusion_matrix(labels, probabilities.argmax(1), labels=range(probabilities.shape[1]))
+        return confusion_matrix(
+            labels, probabilities.argmax(1), labels=range(probabilities.shape[1])
+        )
 
 
 def calibration(probabilities: Tensor, labels: Tensor) -> pd.DataFrame:
@@ -92,9 +100,19 @@ def calibration(probabilities: Tensor, labels: Tensor) -> pd.DataFrame:
 
     confidences, predicted = probabilities.double().max(1)
     values = [confidences.numpy(), (predicted == labels).double().numpy()]
-    (confidence, accuracy), edges, _ = binned_statistic(values[0], values, "mean", bins=BINS, range=(0, 1))
-    images = binned_statistic(values[0], None, "count", bins=BINS, range=(0, 1)).statistic.astype(int)
-    columns = {"low": edges[:-1], "high": edges[1:], "images": images, "confidence": confidence, "accuracy": accuracy}
+    (confidence, accuracy), edges, _ = binned_statistic(
+        values[0], values, "mean", bins=BINS, range=(0, 1)
+    )
+    images = binned_statistic(values[0], None, "count", bins=BINS, range=(0, 1)).statistic.astype(
+        int
+    )
+    columns = {
+        "low": edges[:-1],
+        "high": edges[1:],
+        "images": images,
+        "confidence": confidence,
+        "accuracy": accuracy,
+    }
     return pd.DataFrame(columns)
 
 
@@ -126,7 +144,12 @@ def mcnemar(correct_a: Tensor, correct_b: Tensor) -> dict[str, float]:
         return {"only_a": 0, "only_b": 0, "p_one_sided": 1.0, "p_two_sided": 1.0}
     one_sided = binomtest(only_a, only_a + only_b, alternative="less").pvalue
     two_sided = binomtest(only_a, only_a + only_b).pvalue
-    return {"only_a": only_a, "only_b": only_b, "p_one_sided": float(one_sided), "p_two_sided": float(two_sided)}
+    return {
+        "only_a": only_a,
+        "only_b": only_b,
+        "p_one_sided": float(one_sided),
+        "p_two_sided": float(two_sided),
+    }
 
 
 def significant(value: float) -> float:

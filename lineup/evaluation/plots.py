@@ -50,7 +50,22 @@ LOSSES = (
     "The training's loss includes label smoothing, dropout and augmentation "
     "where the recipe has them; the validation's has none."
 )
-ACCURACY_TICKS = (0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
+ACCURACY_TICKS = (
+    0,
+    0.25,
+    0.5,
+    0.75,
+    0.9,
+    0.95,
+    0.97,
+    0.98,
+    0.99,
+    0.995,
+    0.998,
+    0.999,
+    0.9995,
+    0.9999,
+)
 
 
 @contextmanager
@@ -78,13 +93,27 @@ def draw_samples(images_by_class: Mapping[str, Tensor], path: Path) -> None:
     label = 0.15 + 0.09 * max(text_width(name) for name in names)  # inches
     per_row = min(max(len(images) for images in images_by_class.values()), 12 // blocks)
     _, _, tall, wide = next(iter(images_by_class.values())).shape
-    tile = min((WIDTH / blocks - label) / per_row, *(1.2 / blocks**0.5 * side for side in (1, wide / tall)))
+    tile = min(
+        (WIDTH / blocks - label) / per_row, *(1.2 / blocks**0.5 * side for side in (1, wide / tall))
+    )
     pitch = tile * tall / wide + 0.04
-    with drawing(path, height=rows * pitch + 0.06, width=blocks * (label + per_row * tile) + 0.02) as figure:
+    with drawing(
+        path, height=rows * pitch + 0.06, width=blocks * (label + per_row * tile) + 0.02
+    ) as figure:
         axes = canvas_axes(figure)
         for index, (name, images) in enumerate(zip(names, images_by_class.values(), strict=True)):
-            left, top = index // rows * (label + per_row * tile) + label, index % rows * pitch + 0.05
-            axes.text(left - 0.07, top + pitch / 2, name, ha="right", va="center", size=10 if blocks < 4 else 8)
+            left, top = (
+                index // rows * (label + per_row * tile) + label,
+                index % rows * pitch + 0.05,
+            )
+            axes.text(
+                left - 0.07,
+                top + pitch / 2,
+                name,
+                ha="right",
+                va="center",
+                size=10 if blocks < 4 else 8,
+            )
             for column, image in enumerate(images[:per_row]):
                 place(axes, image, left + column * tile, top, tile - 0.04, pitch - 0.04)
 
@@ -92,7 +121,9 @@ def draw_samples(images_by_class: Mapping[str, Tensor], path: Path) -> None:
 def draw_table(inputs: Tensor, targets: Tensor, names: Sequence[str], path: Path) -> None:
     """Draw the first rows of a regression's inputs (N, F) and targets (N, T); `names` name the last or all columns."""
     rows, features, outputs = min(len(inputs), 12), inputs.shape[1], targets.shape[1]
-    headers = [f"input {number + 1}" for number in range(features + outputs - len(names))] + list(names)
+    headers = [f"input {number + 1}" for number in range(features + outputs - len(names))] + list(
+        names
+    )
     columns = [*abridged(range(features), 6), *abridged(range(features, features + outputs), 4)]
     table = [[*inputs[row].tolist(), *targets[row].tolist()] for row in range(rows)]
     with drawing(path, height=0.28 * (rows + 1) + 0.3) as figure:
@@ -100,8 +131,13 @@ def draw_table(inputs: Tensor, targets: Tensor, names: Sequence[str], path: Path
         axes.axis("off")
         axes.set_title(f"{len(inputs)} rows: {features} inputs, {outputs} targets")
         drawn = axes.table(
-            [["…" if column is None else f"{values[column]:.4g}" for column in columns] for values in table],
-            colLabels=["…" if column is None else shorten(headers[column], 12) for column in columns],
+            [
+                ["…" if column is None else f"{values[column]:.4g}" for column in columns]
+                for values in table
+            ],
+            colLabels=[
+                "…" if column is None else shorten(headers[column], 12) for column in columns
+            ],
             cellLoc="right",
             colLoc="right",
             bbox=(0, 0, 1, 1),
@@ -113,13 +149,22 @@ def draw_table(inputs: Tensor, targets: Tensor, names: Sequence[str], path: Path
             cell.set_text_props(weight="bold" if row == 0 else "normal")
 
 
-def draw_learning_curves(histories: Mapping[str, pd.DataFrame | list[dict[str, Any]]], path: Path) -> None:
+def draw_learning_curves(
+    histories: Mapping[str, pd.DataFrame | list[dict[str, Any]]], path: Path
+) -> None:
     """Draw every architecture's history: validation score and loss per epoch, the training's loss dotted."""
     import pandas as pd
     from matplotlib.ticker import MaxNLocator
 
     frames = {name: pd.DataFrame(history).astype(float) for name, history in histories.items()}
-    score = next((key for key in ("val_accuracy", "val_r2") if all(key in frame for frame in frames.values())), None)
+    score = next(
+        (
+            key
+            for key in ("val_accuracy", "val_r2")
+            if all(key in frame for frame in frames.values())
+        ),
+        None,
+    )
     order = sorted(frames, key=lambda name: best_score(frames[name], score), reverse=True)
     looks = line_looks(list(frames))
     with drawing(path, height=4.1 if score else 3.6) as figure:
@@ -141,7 +186,9 @@ def draw_learning_curves(histories: Mapping[str, pd.DataFrame | list[dict[str, A
         if score == "val_accuracy":
             scale_as_accuracy(panels[0])
         if score:
-            panels[0].set_title("Validation accuracy" if score == "val_accuracy" else "Validation R²")
+            panels[0].set_title(
+                "Validation accuracy" if score == "val_accuracy" else "Validation R²"
+            )
         panels[-1].set_title("Loss (training dotted)")
         spread_losses(panels[-1])
         for axes in panels:
@@ -166,19 +213,33 @@ def draw_leaderboard(rows: Sequence[Mapping[str, Any]], confidence: float, path:
     classifies = "test_accuracy" in rows[0]
     score = "accuracy" if classifies else "loss"
     show = "{:.2%}".format if classifies else "{:.4g}".format
-    columns = {"test": lambda row: show(row[f"test_{score}"]), "parameters": lambda row: f"{row['parameters']:,}"}
+    columns = {
+        "test": lambda row: show(row[f"test_{score}"]),
+        "parameters": lambda row: f"{row['parameters']:,}",
+    }
     columns["µs each"] = lambda row: f"{row['time_per_image_us']:,.0f}"
     if any("p_vs_first" in row for row in rows):
-        columns["p vs. first"] = lambda row: readable_p(row["p_vs_first"]) if "p_vs_first" in row else "–"
+        columns["p vs. first"] = lambda row: (
+            readable_p(row["p_vs_first"]) if "p_vs_first" in row else "–"
+        )
     looks = line_looks([row["architecture"] for row in rows])
     with drawing(path, height=0.4 * len(rows) + 1.15) as figure:
         axes, texts = figure.subplots(1, 2, sharey=True, width_ratios=(1, 0.28 * len(columns)))
         for index, row in enumerate(rows):
             color, value = looks[row["architecture"]]["color"], row[f"test_{score}"]
             ends = [row.get(f"test_{score}_{end}", value) for end in ("low", "high")]
-            axes.plot(ends, [index, index], color=color, linewidth=4, alpha=0.4, solid_capstyle="butt")
+            axes.plot(
+                ends, [index, index], color=color, linewidth=4, alpha=0.4, solid_capstyle="butt"
+            )
             axes.plot(value, index, marker="o", color=color, markersize=8)
-            axes.plot(row[f"val_{score}"], index, marker="D", color="none", markeredgecolor="0.25", markersize=6)
+            axes.plot(
+                row[f"val_{score}"],
+                index,
+                marker="D",
+                color="none",
+                markeredgecolor="0.25",
+                markersize=6,
+            )
             for column, (head, text) in enumerate(columns.items()):
                 weight = "bold" if head == "test" else "normal"
                 texts.text(column + 0.9, index, text(row), ha="right", va="center", weight=weight)
@@ -211,12 +272,21 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> No
     with drawing(path, height=side, width=side + 1) as figure:
         axes = figure.subplots()
         axes.imshow(np.where(np.eye(count, dtype=bool), 1, np.nan), cmap="Greys", vmin=0, vmax=8)
-        image = axes.imshow(np.where(mistakes > 0, mistakes, np.nan), cmap="Oranges", vmin=0, vmax=highest)
+        image = axes.imshow(
+            np.where(mistakes > 0, mistakes, np.nan), cmap="Oranges", vmin=0, vmax=highest
+        )
         if count <= 20:
             for actual, predicted in np.argwhere(matrix):
                 dark = actual != predicted and share[actual, predicted] > 0.6 * highest
                 style = {"color": "white" if dark else "black", "size": 10 if count <= 10 else 7}
-                axes.text(predicted, actual, f"{matrix[actual, predicted]}", ha="center", va="center", **style)
+                axes.text(
+                    predicted,
+                    actual,
+                    f"{matrix[actual, predicted]}",
+                    ha="center",
+                    va="center",
+                    **style,
+                )
         step = -(-count // 40)
         upright = max(map(len, names)) <= 3 and count <= 20
         axes.set_xticks(range(0, count, step), names[::step], rotation=0 if upright else 90)
@@ -225,12 +295,16 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> No
         axes.set(xlabel="predicted", ylabel="actual")
         axes.spines[:].set_visible(False)
         if np.nansum(mistakes) > 0:
-            bar = figure.colorbar(image, ax=axes, shrink=0.6, format=lambda value, _: percent(value))
+            bar = figure.colorbar(
+                image, ax=axes, shrink=0.6, format=lambda value, _: percent(value)
+            )
             bar.set_label("mistakes, of the actual class")
             bar.outline.set_visible(False)
 
 
-def draw_mistakes(mistakes: Sequence[tuple[Tensor, str, str, float]], examples: int, path: Path) -> None:
+def draw_mistakes(
+    mistakes: Sequence[tuple[Tensor, str, str, float]], examples: int, path: Path
+) -> None:
     """Draw (image uint8 (C, H, W), truth, prediction, confidence) in the given order; `examples` were looked at."""
     if not mistakes:
         return draw_message(f"No mistakes on {examples:,} images", path)
@@ -247,7 +321,9 @@ def draw_mistakes(mistakes: Sequence[tuple[Tensor, str, str, float]], examples: 
             width = side * min(1, wide / tall)
             place(axes, image, middle - width / 2, top, width, height)
             style = {"ha": "center", "va": "center", "size": 9 if columns == 5 else 7.5}
-            axes.text(middle, top + height + 0.1, f"is {shorten(truth, room - 3)}", color=GOOD, **style)
+            axes.text(
+                middle, top + height + 0.1, f"is {shorten(truth, room - 3)}", color=GOOD, **style
+            )
             sure = f", {confidence:.0%}"
             said = f"said {shorten(prediction, room - 5 - len(sure))}\u200e{sure}"  # the mark keeps Arabic in its place
             axes.text(middle, top + height + 0.28, said, color=BAD, **style)
@@ -267,17 +343,23 @@ def draw_per_class(table: pd.DataFrame, path: Path, most: int = 40) -> None:
         overall = (table["recall"] * table["images"]).sum() / table["images"].sum()
         axes.axvline(overall, color=BAD, linestyle="--", linewidth=1)
         axes.annotate(
-            f"all {percent(overall)}", (overall, 1), xycoords=("data", "axes fraction"), color=BAD, va="bottom"
+            f"all {percent(overall)}",
+            (overall, 1),
+            xycoords=("data", "axes fraction"),
+            color=BAD,
+            va="bottom",
         )
         names = [
-            f"{shorten(name, 22)}  ({images:,})" for name, images in zip(shown["class"], shown["images"], strict=True)
+            f"{shorten(name, 22)}  ({images:,})"
+            for name, images in zip(shown["class"], shown["images"], strict=True)
         ]
         axes.set_yticks(places, names)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.xaxis.set_major_formatter(lambda value, _: percent(value))
         axes.grid(True, axis="x")
         axes.set_xlabel(
-            "accuracy per class" + (f", the {most} lowest of {len(table)}" if len(shown) < len(table) else "")
+            "accuracy per class"
+            + (f", the {most} lowest of {len(table)}" if len(shown) < len(table) else "")
         )
 
 
@@ -287,12 +369,24 @@ def draw_calibration(bins: pd.DataFrame, error: float, path: Path) -> None:
     with drawing(path, height=4.2, width=6) as figure:
         axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         axes.plot((0, 1), (0, 1), color=QUIET, linestyle="--", linewidth=1)
-        axes.vlines(filled["confidence"], filled["confidence"], filled["accuracy"], color=BAD, linewidth=4, alpha=0.5)
+        axes.vlines(
+            filled["confidence"],
+            filled["confidence"],
+            filled["accuracy"],
+            color=BAD,
+            linewidth=4,
+            alpha=0.5,
+        )
         axes.plot(filled["confidence"], filled["accuracy"], "o-", color=GOOD, linewidth=1)
         axes.set(ylabel="accuracy", ylim=(-0.02, 1.02), xlim=(0, 1.02))
         axes.set_title(f"Expected calibration error {error:.4f}")
         counts.bar(
-            bins["low"], bins["images"], width=bins["high"] - bins["low"], align="edge", color=QUIET, edgecolor="w"
+            bins["low"],
+            bins["images"],
+            width=bins["high"] - bins["low"],
+            align="edge",
+            color=QUIET,
+            edgecolor="w",
         )
         counts.set(xlabel="confidence", ylabel="images", yscale="log", ylim=(0.5, None))
         counts.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -306,7 +400,9 @@ def draw_predictions(outputs: Tensor, targets: Tensor, names: Sequence[str], pat
     shown = min(len(names), 6)
     columns = min(shown, 3)
     rows = -(-shown // columns)
-    with drawing(path, height=2.6 * rows + 0.2, width=2.7 * columns if columns > 1 else 4) as figure:
+    with drawing(
+        path, height=2.6 * rows + 0.2, width=2.7 * columns if columns > 1 else 4
+    ) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).flat
         for index, axes in enumerate(panels):
             if index >= shown:
@@ -321,7 +417,10 @@ def draw_predictions(outputs: Tensor, targets: Tensor, names: Sequence[str], pat
 
 
 def draw_disagreements(
-    images: Sequence[Tensor], truths: Sequence[str], answers: Mapping[str, Sequence[str]], path: Path
+    images: Sequence[Tensor],
+    truths: Sequence[str],
+    answers: Mapping[str, Sequence[str]],
+    path: Path,
 ) -> None:
     """Draw images (C, H, W) as rows with their truth and each architecture's answer, right or wrong."""
     if not images:
@@ -334,18 +433,31 @@ def draw_disagreements(
     with drawing(path, height=row * len(images) + 0.4, width=width) as figure:
         axes = canvas_axes(figure)
         for index, image in enumerate(images):
-            place(axes, image, 0.05, 0.38 + index * row, side * min(1, wide / tall), side * min(1, tall / wide))
+            place(
+                axes,
+                image,
+                0.05,
+                0.38 + index * row,
+                side * min(1, wide / tall),
+                side * min(1, tall / wide),
+            )
         for column, (name, values) in enumerate(columns.items()):
             style = {"x": 0.75 + (column + 0.5) * pitch, "ha": "center", "va": "center"}
             axes.text(y=0.2, s=shorten(name, room + 2), weight="bold", **style)
             for index, (value, truth) in enumerate(zip(values, truths, strict=True)):
                 if column:
-                    color, shade, mark = (GOOD, "#e3eef6", "✓ ") if value == truth else (BAD, "#fbe3d3", "✗ ")
+                    color, shade, mark = (
+                        (GOOD, "#e3eef6", "✓ ") if value == truth else (BAD, "#fbe3d3", "✗ ")
+                    )
                     style |= {
                         "color": color,
                         "bbox": {"boxstyle": "round,pad=0.35", "facecolor": shade, "linewidth": 0},
                     }
-                axes.text(y=0.38 + index * row + side / 2, s=(mark if column else "") + shorten(value, room), **style)
+                axes.text(
+                    y=0.38 + index * row + side / 2,
+                    s=(mark if column else "") + shorten(value, room),
+                    **style,
+                )
     return None
 
 
@@ -355,7 +467,9 @@ def draw_filters(weight: Tensor, shape: Sequence[int], path: Path, most: int = 6
     if weight.ndim == 2 and len(shape) == 3 and weight.shape[1] == shape[0] * shape[1] * shape[2]:
         weight = weight.reshape(-1, *shape)
     if weight.ndim != 4:
-        return draw_matrix(weight.reshape(len(weight), -1)[:200, :200].numpy(), "Weights of", "input", "unit", path)
+        return draw_matrix(
+            weight.reshape(len(weight), -1)[:200, :200].numpy(), "Weights of", "input", "unit", path
+        )
     units, channels = min(len(weight), most), weight.shape[1]
     title = f"{len(weight)} first-layer filters, {channels} × {weight.shape[2]} × {weight.shape[3]}"
     title += f"; {units} shown" if units < len(weight) else ""
@@ -364,7 +478,9 @@ def draw_filters(weight: Tensor, shape: Sequence[int], path: Path, most: int = 6
     columns = min(units, 16 if units > 32 else 8)
     rows = -(-units // columns)
     side = min(1.2, (WIDTH - 0.9) / columns)
-    with drawing(path, height=max(1.6, rows * side * weight.shape[1] / weight.shape[2] + 0.5)) as figure:
+    with drawing(
+        path, height=max(1.6, rows * side * weight.shape[1] / weight.shape[2] + 0.5)
+    ) as figure:
         axes = figure.subplots()
         image = axes.imshow(montage(weight, columns), **shades(weight.numpy()))
         axes.set_title(title)
@@ -402,9 +518,13 @@ def record_activations(module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         return record
 
     leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
-    names = {name: f"{type(layer).__name__} ({name.removeprefix('network.')})" for name, layer in leaves}
+    names = {
+        name: f"{type(layer).__name__} ({name.removeprefix('network.')})" for name, layer in leaves
+    }
     handles = [
-        layer.register_forward_hook(hook(names[name])) for name, layer in leaves if not isinstance(layer, silent)
+        layer.register_forward_hook(hook(names[name]))
+        for name, layer in leaves
+        if not isinstance(layer, silent)
     ]
     try:
         with torch.inference_mode():
@@ -415,21 +535,34 @@ def record_activations(module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     return seen
 
 
-def draw_activations(image: Tensor, activations: Mapping[str, Tensor], path: Path, most: int = 6) -> None:
+def draw_activations(
+    image: Tensor, activations: Mapping[str, Tensor], path: Path, most: int = 6
+) -> None:
     """Draw what each layer makes of one input: feature maps, the states of every step, or a strip of units."""
     names, count = list(activations), min(most, len(activations))
-    layers = [names[round(index * (len(names) - 1) / max(count - 1, 1))] for index in range(count)]  # evenly spaced
+    layers = [
+        names[round(index * (len(names) - 1) / max(count - 1, 1))] for index in range(count)
+    ]  # evenly spaced
     rows = [("input", (1, *image.shape), to_rgb(image), 1.0)] if image.ndim == 3 else []
     for name in layers:
         grid = activation_grid(activations[name])
         inches = WIDTH * grid.shape[0] / grid.shape[1] if activations[name].ndim == 4 else 0.3
-        rows.append((name, activations[name].shape, grid, 1.5 if activations[name].ndim == 3 else inches))
+        rows.append(
+            (name, activations[name].shape, grid, 1.5 if activations[name].ndim == 3 else inches)
+        )
     with drawing(path, height=sum(inches + 0.36 for *_, inches in rows)) as figure:
         axes, top = canvas_axes(figure), 0.0
         for name, shape, grid, inches in rows:
             width = inches * grid.shape[1] / grid.shape[0] if name == "input" else WIDTH - 0.1
-            axes.text(0.05, top + 0.18, f"{name}   {describe_shape(shape)}", va="center", weight="bold")
-            axes.imshow(grid, extent=(0.05, 0.05 + width, top + 0.3 + inches, top + 0.3), aspect="auto", **shades(grid))
+            axes.text(
+                0.05, top + 0.18, f"{name}   {describe_shape(shape)}", va="center", weight="bold"
+            )
+            axes.imshow(
+                grid,
+                extent=(0.05, 0.05 + width, top + 0.3 + inches, top + 0.3),
+                aspect="auto",
+                **shades(grid),
+            )
             top += inches + 0.36
 
 
@@ -449,7 +582,10 @@ def describe_shape(shape: Sequence[int]) -> str:
 
 
 def draw_answers(
-    answers: Sequence[tuple[str, np.ndarray, np.ndarray]], classes: Sequence[str], path: Path, most: int = 10
+    answers: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    classes: Sequence[str],
+    path: Path,
+    most: int = 10,
 ) -> None:
     """Draw a row per (name, image uint8 (C, H, W), probabilities (K,)): the image, and bars of its best classes."""
     shown = min(len(classes), most)
@@ -460,8 +596,12 @@ def draw_answers(
             left.set_title(shorten(name, 32), loc="center", weight="normal", size=9)
             left.axis("off")
             best = probabilities.argsort(kind="stable")[::-1][:shown]
-            bars = right.barh(range(shown), probabilities[best], color=[GOOD, *["0.7"] * (shown - 1)])
-            right.bar_label(bars, [f"{100 * value:.1f} %" for value in probabilities[best]], padding=4, size=9)
+            bars = right.barh(
+                range(shown), probabilities[best], color=[GOOD, *["0.7"] * (shown - 1)]
+            )
+            right.bar_label(
+                bars, [f"{100 * value:.1f} %" for value in probabilities[best]], padding=4, size=9
+            )
             right.set_yticks(range(shown), [shorten(classes[index], 24) for index in best])
             right.set(xlim=(0, 1.15), ylim=(shown - 0.4, -0.6), xticks=[])
             right.spines.bottom.set_visible(False)
@@ -491,7 +631,11 @@ def line_looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     colors = matplotlib.color_sequences["petroff10"]
     return {
-        name: {"color": colors[i % len(colors)], "marker": MARKERS[i % len(MARKERS)], "markersize": 5}
+        name: {
+            "color": colors[i % len(colors)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "markersize": 5,
+        }
         for i, name in enumerate(names)
     }
 
@@ -505,7 +649,11 @@ def scale_as_accuracy(axes: Axes) -> None:
     for line in axes.get_lines():
         line.set_ydata([value or perfect for value in line.get_ydata()])
     low = perfect if 0 in values else lowest
-    ticks = {1 - tick: percent(tick) for tick in ACCURACY_TICKS if lowest / 1.15 <= 1 - tick <= highest * 1.15}
+    ticks = {
+        1 - tick: percent(tick)
+        for tick in ACCURACY_TICKS
+        if lowest / 1.15 <= 1 - tick <= highest * 1.15
+    }
     if len(ticks) < 3:
         ticks = {error: percent(1 - error) for error in (lowest, (lowest + highest) / 2, highest)}
     if 0 in values:
@@ -524,7 +672,9 @@ def spread_losses(axes: Axes) -> None:
     if not 0 < 3 * min(values) < max(values) < float("inf"):
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < 1000 * min(values) else (1,)))
+    axes.yaxis.set_major_locator(
+        LogLocator(subs=(1, 2, 5) if max(values) < 1000 * min(values) else (1,))
+    )
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
@@ -588,7 +738,9 @@ def montage(maps: Tensor, columns: int) -> np.ndarray:
 
     count, tall, wide = maps.shape
     rows = -(-count // columns)
-    canvas = np.full((rows * (tall + 1) - 1, min(count, columns) * (wide + 1) - 1), np.nan, dtype=np.float32)
+    canvas = np.full(
+        (rows * (tall + 1) - 1, min(count, columns) * (wide + 1) - 1), np.nan, dtype=np.float32
+    )
     for index, values in enumerate(maps):
         top, left = index // columns * (tall + 1), index % columns * (wide + 1)
         canvas[top : top + tall, left : left + wide] = values

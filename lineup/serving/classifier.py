@@ -67,7 +67,9 @@ def open_classifier(model: str | None) -> Classifier:
         folder = Path(model)
     classifier = read_files(folder)
     if classifier.description["task"] != "classification":
-        raise UserError(f"{model} takes rows of numbers, not pictures; see the model card beside it")
+        raise UserError(
+            f"{model} takes rows of numbers, not pictures; see the model card beside it"
+        )
     return classifier
 
 
@@ -85,7 +87,9 @@ def registered_architectures() -> dict[str, str]:
     aliases = sorted(found[name].aliases) if name in found else []
     uris = {alias: f"models:/{name}@{alias}" for alias in aliases if alias not in GATE_ALIASES}
     if not uris:
-        raise UserError(f"{tracking.store_uri()} holds no proven architecture of '{name}'; run: dvc repro")
+        raise UserError(
+            f"{tracking.store_uri()} holds no proven architecture of '{name}'; run: dvc repro"
+        )
     return uris
 
 
@@ -100,7 +104,9 @@ def registered_name() -> str:
     names = [model.name for model in tracking.reach().search_registered_models()]
     if len(names) != 1:
         found = ", ".join(names) or "none"
-        raise UserError(f"name the model: {HOW_TO_NAME} (registered in {tracking.store_uri()}: {found})")
+        raise UserError(
+            f"name the model: {HOW_TO_NAME} (registered in {tracking.store_uri()}: {found})"
+        )
     return names[0]
 
 
@@ -125,8 +131,14 @@ def read_onnx(path: Path) -> Classifier:
         raise UserError(f"{path} is not an ONNX file that can be used: {error}") from None
     metadata = session.get_modelmeta().custom_metadata_map
     if not {"task", "classes", "shape"} <= metadata.keys():
-        raise UserError(f"{path} does not say what it classifies: its metadata lack task, classes or shape")
-    description = {key: json.loads(metadata[key]) for key in ("classes", "shape", "preprocessing") if key in metadata}
+        raise UserError(
+            f"{path} does not say what it classifies: its metadata lack task, classes or shape"
+        )
+    description = {
+        key: json.loads(metadata[key])
+        for key in ("classes", "shape", "preprocessing")
+        if key in metadata
+    }
     name = session.get_inputs()[0].name
     return Classifier(lambda images: session.run(None, {name: images})[0], metadata | description)
 
@@ -144,5 +156,6 @@ def read_torch(folder: Path) -> Classifier:
         module = deployment.read_pt2(folder / "data" / "model.pt2")
         description = read_json(folder / "extra_files" / "model.json")
     return Classifier(
-        lambda images: deployment.predict(module, torch.from_numpy(images), len(images)).numpy(), description
+        lambda images: deployment.predict(module, torch.from_numpy(images), len(images)).numpy(),
+        description,
     )

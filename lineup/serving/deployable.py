@@ -25,9 +25,17 @@ if TYPE_CHECKING:
 
 OPSET = 20
 TOLERANCE = 1e-5  # within which every form of a model equals the trained one
-VERSION_RECORDS = {"archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id"}
+VERSION_RECORDS = {
+    "archive_format",
+    "archive_version",
+    "byteorder",
+    ".data/version",
+    ".data/serialization_id",
+}
 EVALUATED = {  # what torch.export.load evaluates, calls or compiles as Python, and how it looks in a file of ours
-    "expr_str": re.compile(r"(Symbol|Integer|Add|Mul|Max|Min|positive=True|integer=True|'[su]\d+'|-?\d+|[(), ])*"),
+    "expr_str": re.compile(
+        r"(Symbol|Integer|Add|Mul|Max|Min|positive=True|integer=True|'[su]\d+'|-?\d+|[(), ])*"
+    ),
     "target": re.compile(r"torch\.ops\.aten\.\w+\.\w+"),
     "guards_code": re.compile(r"\[\]"),
 }
@@ -37,7 +45,13 @@ TENSOR_PARTS = {
     "torch FloatStorage",
     "collections OrderedDict",
 }
-IMPORTING = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}  # a pickle's other ways to name a function
+IMPORTING = {
+    "STACK_GLOBAL",
+    "INST",
+    "EXT1",
+    "EXT2",
+    "EXT4",
+}  # a pickle's other ways to name a function
 
 
 class Deployed(nn.Module):
@@ -49,7 +63,10 @@ class Deployed(nn.Module):
         self.network = network
         self.description = description
         self.classifies = description["task"] == "classification"
-        mean, std = (torch.tensor(description[key], dtype=torch.float32).view(-1, 1, 1) for key in ("mean", "std"))
+        mean, std = (
+            torch.tensor(description[key], dtype=torch.float32).view(-1, 1, 1)
+            for key in ("mean", "std")
+        )
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("offset", -mean / std)
 
@@ -73,11 +90,18 @@ def load(folder: Path) -> Deployed:
         raise UserError(f"{folder} holds no trained model; run: dvc repro") from None
     weights = read_weights(folder / "model.safetensors", description["weights_sha256"])
     hyperparameters = description["hyperparameters"]
-    network = build(description["architecture"], description["shape"], len(description["classes"]), hyperparameters)
+    network = build(
+        description["architecture"],
+        description["shape"],
+        len(description["classes"]),
+        hyperparameters,
+    )
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{folder}: the weights do not fit the architecture ({error}); run: dvc repro") from None
+        raise UserError(
+            f"{folder}: the weights do not fit the architecture ({error}); run: dvc repro"
+        ) from None
     return Deployed(network, description).eval()
 
 
@@ -91,20 +115,28 @@ def read_weights(path: Path, digest: str) -> dict[str, Tensor]:
     try:
         weights = load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file ({error}): nothing else is read; run: dvc repro") from None
+        raise UserError(
+            f"{path} is not a safetensors file ({error}): nothing else is read; run: dvc repro"
+        ) from None
     if sha256(path) != digest:
-        raise UserError(f"{path} is not the file that model.json describes (its SHA-256 differs); run: dvc repro")
+        raise UserError(
+            f"{path} is not the file that model.json describes (its SHA-256 differs); run: dvc repro"
+        )
     return weights
 
 
-def predict(module: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int | None = None) -> Tensor:
+def predict(
+    module: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int | None = None
+) -> Tensor:
     """Return the module's outputs, float32 (N, K), computed batch by batch without gradients."""
     batch_size = batch_size or evaluation_batch(inputs.shape[1:])
     outputs = torch.empty(0)
     with torch.inference_mode():
         for start in range(0, len(inputs), batch_size):
             batch = module(inputs[start : start + batch_size])
-            if start == 0:  # one block for all: small results kept between large temporaries would fragment the heap
+            if (
+                start == 0
+            ):  # one block for all: small results kept between large temporaries would fragment the heap
                 outputs = batch.new_empty(len(inputs), *batch.shape[1:])
             outputs[start : start + batch_size] = batch
     return outputs
@@ -135,14 +167,24 @@ def refuse_code(path: Path) -> None:
     from torch.export.pt2_archive._package import PT2ArchiveReader
 
     try:
-        with PT2ArchiveReader(str(path)) as archive:  # the reader that loads it: what is checked is what is loaded
+        with PT2ArchiveReader(
+            str(path)
+        ) as archive:  # the reader that loads it: what is checked is what is loaded
             records = {name: archive.read_bytes(name) for name in archive.get_file_names()}
         harmless = VERSION_RECORDS | raw_tensors(records)
         for name, content in records.items():
-            if content and name not in harmless and not (is_harmless_graph(name, content) or is_example(name, content)):
-                raise UserError(f"{path}: loading '{name}' could run code, so the file is refused; run: dvc repro")
+            if (
+                content
+                and name not in harmless
+                and not (is_harmless_graph(name, content) or is_example(name, content))
+            ):
+                raise UserError(
+                    f"{path}: loading '{name}' could run code, so the file is refused; run: dvc repro"
+                )
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is no pt2 archive as we write them, so it is refused; run: dvc repro") from None
+        raise UserError(
+            f"{path} is no pt2 archive as we write them, so it is refused; run: dvc repro"
+        ) from None
 
 
 def raw_tensors(records: dict[str, bytes]) -> set[str]:
@@ -151,7 +193,9 @@ def raw_tensors(records: dict[str, bytes]) -> set[str]:
     for name, content in records.items():
         if name.startswith(("data/weights/", "data/constants/")) and name.endswith(".json"):
             for entry in json.loads(content)["config"].values():
-                plain = entry["use_pickle"] is False and entry["path_name"].startswith(("weight_", "tensor_"))
+                plain = entry["use_pickle"] is False and entry["path_name"].startswith(
+                    ("weight_", "tensor_")
+                )
                 (raw if plain else other).add(f"{name.rpartition('/')[0]}/{entry['path_name']}")
     return raw - other
 
@@ -162,7 +206,11 @@ def is_harmless_graph(name: str, content: bytes) -> bool:
         return False
     objects: list[dict] = []
     json.loads(content, object_hook=lambda item: objects.append(item) or item)
-    return all(EVALUATED[key].fullmatch(str(item[key])) for item in objects for key in EVALUATED.keys() & item.keys())
+    return all(
+        EVALUATED[key].fullmatch(str(item[key]))
+        for item in objects
+        for key in EVALUATED.keys() & item.keys()
+    )
 
 
 def is_example(name: str, content: bytes) -> bool:
@@ -206,7 +254,15 @@ def onnx_metadata(description: dict[str, Any]) -> dict[str, str]:
     """Return the metadata of an ONNX file: names as they are, everything else as JSON."""
     import onnx
 
-    keys = ("architecture", "dataset", "task", "classes", "shape", "preprocessing", "weights_sha256")
+    keys = (
+        "architecture",
+        "dataset",
+        "task",
+        "classes",
+        "shape",
+        "preprocessing",
+        "weights_sha256",
+    )
     facts = {key: description.get(key) for key in keys}
     facts["versions"] = {"torch": torch.__version__, "onnx": onnx.__version__, "opset": OPSET}
     return {key: fact if isinstance(fact, str) else json.dumps(fact) for key, fact in facts.items()}
@@ -221,11 +277,18 @@ def read_onnx(path: Path, threads: int = 0) -> InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def predict_onnx(session: InferenceSession, inputs: Tensor, batch_size: int | None = None) -> Tensor:
+def predict_onnx(
+    session: InferenceSession, inputs: Tensor, batch_size: int | None = None
+) -> Tensor:
     """Return an ONNX session's outputs, float32 (N, K), computed batch by batch."""
     batch_size = batch_size or evaluation_batch(inputs.shape[1:])
     name = session.get_inputs()[0].name
-    return torch.cat([torch.from_numpy(session.run(None, {name: b.numpy()})[0]) for b in inputs.split(batch_size)])
+    return torch.cat(
+        [
+            torch.from_numpy(session.run(None, {name: b.numpy()})[0])
+            for b in inputs.split(batch_size)
+        ]
+    )
 
 
 def difference(outputs: Tensor, reference: Tensor) -> str | None:
@@ -246,8 +309,13 @@ def write_int8(source: Path, path: Path, method: str, images: Tensor) -> None:
 
     model = onnx.load(source)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    del model.graph.value_info[:]  # the quantizer transposes weights and trips over their former shapes
-    settings: dict[str, Any] = {"op_types_to_quantize": ["Conv", "Gemm", "MatMul"], "weight_type": QuantType.QInt8}
+    del model.graph.value_info[
+        :
+    ]  # the quantizer transposes weights and trips over their former shapes
+    settings: dict[str, Any] = {
+        "op_types_to_quantize": ["Conv", "Gemm", "MatMul"],
+        "weight_type": QuantType.QInt8,
+    }
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # it recommends a preparation that these models do not need

@@ -78,7 +78,9 @@ def example(description: dict[str, Any]) -> str:
     )
 
 
-def model_card(description: dict[str, Any], evaluated: dict[str, float], metrics: dict[str, float]) -> str:
+def model_card(
+    description: dict[str, Any], evaluated: dict[str, float], metrics: dict[str, float]
+) -> str:
     """Return the model card, in Markdown: what the model is, how good, how fast, for what, and how it is used."""
     classifies = description["task"] == "classification"
     rows = score_rows(description, evaluated, metrics)
@@ -97,13 +99,22 @@ def model_card(description: dict[str, Any], evaluated: dict[str, float], metrics
     )
 
 
-def score_rows(description: dict[str, Any], evaluated: dict[str, float], metrics: dict[str, float]) -> dict[str, str]:
+def score_rows(
+    description: dict[str, Any], evaluated: dict[str, float], metrics: dict[str, float]
+) -> dict[str, str]:
     """Return the rows of the card's table: metrics.json, the interval of the accuracy, the int8 file."""
-    rows = {key: f"{value:,}" if isinstance(value, int) else f"{value:.6g}" for key, value in metrics.items()}
+    rows = {
+        key: f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+        for key, value in metrics.items()
+    }
     if "test_accuracy_low" in evaluated:
-        rows["test_accuracy"] += f" ({evaluated['test_accuracy_low']:.4f} to {evaluated['test_accuracy_high']:.4f})"
+        rows["test_accuracy"] += (
+            f" ({evaluated['test_accuracy_low']:.4f} to {evaluated['test_accuracy_high']:.4f})"
+        )
     if int8 := description["int8"]:
         for key in ("test_accuracy", "test_loss", "size_bytes"):
             value = int8[key]
-            rows[f"{key} of model.int8.onnx"] = f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+            rows[f"{key} of model.int8.onnx"] = (
+                f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+            )
     return rows

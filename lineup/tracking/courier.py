@@ -23,7 +23,9 @@ from lineup.tracking.store import connect, import_mlflow, store_uri, summary
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-START = "fork" if sys.platform == "linux" else "spawn"  # elsewhere system libraries do not survive a fork
+START = (
+    "fork" if sys.platform == "linux" else "spawn"
+)  # elsewhere system libraries do not survive a fork
 SECONDS_BETWEEN_TRIES = 15.0
 SECONDS_TO_REST = (1.0, 10.0)  # between deliveries, at least and at most
 REST_PER_WORK = 50.0
@@ -73,7 +75,9 @@ class Courier:
         self.process.kill()
         self.listener.join()
         if self.journal.pending:
-            self.warn(f"{self.journal.pending} events of this training are not in MLflow yet; later: make sync")
+            self.warn(
+                f"{self.journal.pending} events of this training are not in MLflow yet; later: make sync"
+            )
         self.journal.close()
 
 
@@ -84,7 +88,9 @@ def work(line: Connection, trainings_end: Connection) -> None:
     threading.Thread(target=end_with_training, daemon=True).start()
     import torch
 
-    torch.set_num_threads(1)  # OpenMP waits forever for threads that did not come along with the fork
+    torch.set_num_threads(
+        1
+    )  # OpenMP waits forever for threads that did not come along with the fork
     with contextlib.suppress(Exception):  # the first attempt will say what fails
         import_mlflow()
     with contextlib.suppress(EOFError, ConnectionError):
@@ -126,7 +132,10 @@ class Round:
                 self.client = client
             deliver(self.records, self.client)
             shortest, longest = SECONDS_TO_REST
-            self.failed, self.rest = False, min(max(REST_PER_WORK * (time.process_time() - start), shortest), longest)
+            self.failed, self.rest = (
+                False,
+                min(max(REST_PER_WORK * (time.process_time() - start), shortest), longest),
+            )
         except Exception as error:
             self.failed, self.rest = True, SECONDS_BETWEEN_TRIES
             if not self.warned:

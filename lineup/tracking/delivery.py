@@ -39,8 +39,12 @@ def handle_restore(context: Context, events: list[Event]) -> None:
     if run is None:
         handle_start(context, events)
         with (context.file("model") / "history.csv").open(encoding="utf-8") as file:
-            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-        points = [{"values": row, "time": event["time"], "step": int(row.pop("epoch"))} for row in rows]
+            rows = [
+                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+            ]
+        points = [
+            {"values": row, "time": event["time"], "step": int(row.pop("epoch"))} for row in rows
+        ]
         handle_metrics(context, points)
     if context.version is None:
         handle_model(context, [{"file": "model"}])
@@ -110,7 +114,10 @@ def sync() -> int:
 
     pending = 0
     for training in trainings():
-        with contextlib.suppress(Timeout), Journal(training, timeout=0) as journal:  # who has it open delivers it
+        with (
+            contextlib.suppress(Timeout),
+            Journal(training, timeout=0) as journal,
+        ):  # who has it open delivers it
             try:
                 pending += attempt(journal)
             except UserError as error:

@@ -22,26 +22,40 @@ def handle_promote(context: Context, events: list[Event]) -> None:
     """Let the gate decide whether this training's version becomes the champion or the challenger."""
     client, event = context.client, events[0]
     if event.get("once") and (decision := context.version.tags.get("gate")):
-        context.journal.decision = f"version {context.version.version} was decided about before: {decision}"
+        context.journal.decision = (
+            f"version {context.version.version} was decided about before: {decision}"
+        )
         return
     with registry_lock():
         version = context.version
         champion = aliased(client, version.name, "champion")
-        if champion and int(champion.tags.get(PROMOTED_AT, 0)) > event["time"]:  # this event waited for the store
-            context.journal.decision = f"version {champion.version} became the champion after this export"
+        if (
+            champion and int(champion.tags.get(PROMOTED_AT, 0)) > event["time"]
+        ):  # this event waited for the store
+            context.journal.decision = (
+                f"version {champion.version} became the champion after this export"
+            )
             return
         passed, why = decide(context, version, champion, event)
         alias = "champion" if passed else "challenger"
         client.set_registered_model_alias(version.name, alias, version.version)
-        if passed and (other := aliased(client, version.name, "challenger")) and other.version == version.version:
+        if (
+            passed
+            and (other := aliased(client, version.name, "challenger"))
+            and other.version == version.version
+        ):
             client.delete_registered_model_alias(version.name, "challenger")
         if not (champion and champion.version == version.version) or "gate" not in version.tags:
             client.set_model_version_tag(version.name, version.version, "gate", f"{alias}: {why}")
         if passed:
-            client.set_model_version_tag(version.name, version.version, PROMOTED_AT, str(event["time"]))
+            client.set_model_version_tag(
+                version.name, version.version, PROMOTED_AT, str(event["time"])
+            )
         if passed and "val_accuracy" in version.tags:
             best = max(best_champion(client, version), float(version.tags["val_accuracy"]))
-            client.set_registered_model_tag(version.name, f"best_champion.{version.tags['split'][:12]}", str(best))
+            client.set_registered_model_tag(
+                version.name, f"best_champion.{version.tags['split'][:12]}", str(best)
+            )
         if aliased(client, version.name, alias).version != version.version:
             raise ConnectionError(f"another process moved @{alias} at the same time")
     describe_version(context)
@@ -74,11 +88,17 @@ def decide(
     )
     if test["p_one_sided"] < settings["level"]:
         return False, f"significantly worse: {numbers}"
-    best, accuracy = best_champion(context.client, version), float(version.tags.get("val_accuracy", "nan"))
+    best, accuracy = (
+        best_champion(context.client, version),
+        float(version.tags.get("val_accuracy", "nan")),
+    )
     if accuracy < best - settings["margin"]:
         far = f"more than {settings['margin']} below the best champion's {best:.4f}"
         return False, f"validation accuracy {accuracy:.4f} is {far}"
-    return True, f"{'better' if test['only_a'] > test['only_b'] else 'not significantly worse'}: {numbers}"
+    return (
+        True,
+        f"{'better' if test['only_a'] > test['only_b'] else 'not significantly worse'}: {numbers}",
+    )
 
 
 def compare(context: Context, champion: ModelVersion) -> tuple[Tensor, Tensor]:
@@ -93,7 +113,10 @@ def compare(context: Context, champion: ModelVersion) -> tuple[Tensor, Tensor]:
     if context.version.tags["split"] != split.digest:
         raise UserError("data/split is not the split of this training; run: dvc repro")
     path = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}")
-    models = deployment.load(context.file("model")), deployment.read_pt2(Path(path) / "data" / "model.pt2")
+    models = (
+        deployment.load(context.file("model")),
+        deployment.read_pt2(Path(path) / "data" / "model.pt2"),
+    )
     answers = [deployment.predict(model, inputs) for model in models]
     if targets.is_floating_point():
         mine, other = ((answer - targets).square().mean(1) for answer in answers)

@@ -113,7 +113,9 @@ class Journal(Records):
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -133,6 +135,9 @@ def trainings() -> list[str]:
     """Return the trainings that have a journal in this repository, oldest first."""
     begun = {}
     for path in (private_folder() / "journal").glob("*/events.jsonl"):
-        with path.open(encoding="utf-8") as file, contextlib.suppress(ValueError):  # a first line cut off by a kill
+        with (
+            path.open(encoding="utf-8") as file,
+            contextlib.suppress(ValueError),
+        ):  # a first line cut off by a kill
             begun[path.parent.name] = json.loads(file.readline())["time"]
     return sorted(begun, key=begun.get)

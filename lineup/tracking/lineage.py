@@ -16,10 +16,19 @@ import yaml
 CHANGED_BY_REPRO = [":(exclude)dvc.lock", ":(exclude)metrics.json"]
 LARGEST_PATCH = 20_000_000  # bytes
 TOO_LARGE = "too large to be recorded"
-PLAIN = ["--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/"]
+PLAIN = [
+    "--binary",
+    "--no-color",
+    "--no-ext-diff",
+    "--no-textconv",
+    "--src-prefix=a/",
+    "--dst-prefix=b/",
+]
 
 
-def git(*arguments: str, environment: dict[str, str] | None = None, limit: int = 1_000_000) -> bytes:
+def git(
+    *arguments: str, environment: dict[str, str] | None = None, limit: int = 1_000_000
+) -> bytes:
     """Return the output of a Git command, cut off behind `limit`, or nothing where there is no Git or no commit."""
     environment = os.environ | (environment or {})
     try:
@@ -49,7 +58,16 @@ def changes() -> bytes | None:
             shutil.copy(index, copy)
         environment = {"GIT_INDEX_FILE": str(copy)}
         git("add", "--intent-to-add", "--all", environment=environment)
-        patch = git("diff", *PLAIN, "HEAD", "--", ".", *CHANGED_BY_REPRO, environment=environment, limit=LARGEST_PATCH)
+        patch = git(
+            "diff",
+            *PLAIN,
+            "HEAD",
+            "--",
+            ".",
+            *CHANGED_BY_REPRO,
+            environment=environment,
+            limit=LARGEST_PATCH,
+        )
     return patch if len(patch) <= LARGEST_PATCH else None
 
 
@@ -75,7 +93,9 @@ def dvc_digests() -> dict[str, str]:
         stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
     except FileNotFoundError:
         return {}
-    outputs = [output for stage in ("fetch", "split") for output in stages.get(stage, {}).get("outs", [])]
+    outputs = [
+        output for stage in ("fetch", "split") for output in stages.get(stage, {}).get("outs", [])
+    ]
     return {f"dvc_md5.{output['path']}": output.get("md5", "") for output in outputs}
 
 
@@ -83,7 +103,9 @@ def hardware() -> str:
     """Return processor and accelerator in words."""
     import torch
 
-    processor = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+    processor = (
+        torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+    )
     words = f"{processor}, {os.cpu_count()} cores"
     return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
 
@@ -91,7 +113,9 @@ def hardware() -> str:
 def dataset_facts(name: str, split: str, test: str) -> dict[str, dict[str, str]]:
     """Return name and digest (MLflow takes 36 characters) of each part, for MLflow's dataset column."""
     digests = {"training": split, "validation": split, "test": test}
-    return {part: {"name": f"{name}-{part}", "digest": digest[:32]} for part, digest in digests.items()}
+    return {
+        part: {"name": f"{name}-{part}", "digest": digest[:32]} for part, digest in digests.items()
+    }
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,7 +26,10 @@ def record_evaluations(architectures: list[str]) -> None:
 
 def record_evaluation(architecture: str) -> int:
     """Record evaluation/<architecture> and its pictures on the training's run; return how many events are pending."""
-    folder, pictures = Path("evaluation") / architecture, Path("evaluation") / "plots" / architecture
+    folder, pictures = (
+        Path("evaluation") / architecture,
+        Path("evaluation") / "plots" / architecture,
+    )
     files = [*sorted(folder.glob("*")), *sorted(pictures.glob("*"))]
     digest = hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
     description = read_json(Path("models") / architecture / "model.json")
@@ -56,7 +59,10 @@ def record_export(architecture: str, settings: dict[str, Any], once: bool = Fals
     with restoring_journal(architecture) as journal:
         journal.append(f"promote:{time.time_ns()}", "promote", once=once, **settings)
         attempt(journal)
-        return journal.decision or "the registry can't be reached: the gate decides at the next make sync"
+        return (
+            journal.decision
+            or "the registry can't be reached: the gate decides at the next make sync"
+        )
 
 
 def restoring_journal(architecture: str) -> Journal:
@@ -65,7 +71,10 @@ def restoring_journal(architecture: str) -> Journal:
     description = read_json(folder / "model.json")
     journal = Journal(read_json(folder / "run.json")["training"])
     journal.copy(folder, "model")
-    facts = {name: description[name] for name in ("architecture", "hyperparameters", "recipe", "seed", "dataset")}
+    facts = {
+        name: description[name]
+        for name in ("architecture", "hyperparameters", "recipe", "seed", "dataset")
+    }
     journal.append(
         "restore",
         "restore",
@@ -78,6 +87,8 @@ def restoring_journal(architecture: str) -> Journal:
             "sha256.split": description["split"],
             **{f"sha256.{part}": digest for part, digest in description["data"].items()},
         },
-        datasets=dataset_facts(description["dataset"], description["split"], description["data"]["test"]),
+        datasets=dataset_facts(
+            description["dataset"], description["split"], description["data"]["test"]
+        ),
     )
     return journal

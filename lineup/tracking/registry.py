@@ -33,7 +33,8 @@ def handle_model(context: Context, events: list[Event]) -> None:
         bind_to_cpu(context.client, model_id)
         with contextlib.suppress(MlflowException):  # it exists
             context.client.create_registered_model(
-                context.registered, description=f"Models that Lineup trained on {context.registered}."
+                context.registered,
+                description=f"Models that Lineup trained on {context.registered}.",
             )
         context.client.create_model_version(
             context.registered,
@@ -73,7 +74,8 @@ def log_model(context: Context, folder: Path, description: dict[str, Any]) -> st
     example = module.example(2).numpy()
     answer = np.dtype("float32"), (-1, len(description["classes"]))
     signature = ModelSignature(
-        Schema([TensorSpec(example.dtype, (-1, *description["shape"]))]), Schema([TensorSpec(*answer)])
+        Schema([TensorSpec(example.dtype, (-1, *description["shape"]))]),
+        Schema([TensorSpec(*answer)]),
     )
     mlflow.set_experiment(experiment_id=context.experiment)
     with warnings.catch_warnings(), mlflow.start_run(run_id=context.run.info.run_id):
@@ -121,7 +123,9 @@ def handle_evaluation(context: Context, events: list[Event]) -> None:
             "dataset_digest": event["test_digest"],
         }
         points = [
-            Metric(name, float(value), event["time"], 0, **test) for name, value in scores.items() if "test_" in name
+            Metric(name, float(value), event["time"], 0, **test)
+            for name, value in scores.items()
+            if "test_" in name
         ]
         client.log_batch(run.info.run_id, metrics=points)
         client.log_artifacts(run.info.run_id, str(folder), "evaluation")
@@ -133,7 +137,9 @@ def handle_evaluation(context: Context, events: list[Event]) -> None:
         client.set_tag(run.info.run_id, "lineup.evaluation", event["digest"])
     with registry_lock():
         holder = aliased(client, version.name, event["architecture"])
-        if holder is None or int(holder.tags.get(TRAINED_AT, 0)) <= int(version.tags.get(TRAINED_AT, 0)):
+        if holder is None or int(holder.tags.get(TRAINED_AT, 0)) <= int(
+            version.tags.get(TRAINED_AT, 0)
+        ):
             client.set_registered_model_alias(version.name, event["architecture"], version.version)
     describe_version(context)
 
@@ -158,7 +164,9 @@ def prove(context: Context, version: ModelVersion, event: Event) -> None:
     from lineup.serving import deployable as deployment
 
     if datasets.RAW.exists() and datasets.describe().digests["test"][:32] == event["test_digest"]:
-        (expected,) = read_tensors(context.file(event["folder"]) / "predictions.safetensors").values()
+        (expected,) = read_tensors(
+            context.file(event["folder"]) / "predictions.safetensors"
+        ).values()
         inputs, _ = datasets.load("test")
     else:
         trained = deployment.load(context.file("model"))
@@ -173,7 +181,9 @@ def prove(context: Context, version: ModelVersion, event: Event) -> None:
     }
     for name, outputs in answers.items():
         if mistake := deployment.difference(outputs, expected):
-            raise UserError(f"{name} of version {version.version} is not the trained model: {mistake}")
+            raise UserError(
+                f"{name} of version {version.version} is not the trained model: {mistake}"
+            )
     proof = f"equal to the trained model within {deployment.TOLERANCE:g}"
     context.client.set_model_version_tag(version.name, version.version, "proven", proof)
 
@@ -182,7 +192,9 @@ def describe_version(context: Context) -> None:
     """Write on the version, in Markdown, what it is, how good, and how to get and to reproduce it."""
     client, version, run = context.client, context.version, context.run
     tags, lineage = version.tags, run.data.tags
-    scores = {name: float(value) for name, value in tags.items() if name.startswith(("val_", "test_"))}
+    scores = {
+        name: float(value) for name, value in tags.items() if name.startswith(("val_", "test_"))
+    }
     table = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(scores.items()))
     patch = {
         "true": "git apply changes.patch  # lineage/changes.patch of the run\n    ",

@@ -45,7 +45,9 @@ class Context:
     @property
     def model_id(self) -> str | None:
         """Return the id of the training's LoggedModel, if it is complete."""
-        found = self.client.search_logged_models([self.experiment], f"tags.`{TRAINING}` = '{self.journal.training}'")
+        found = self.client.search_logged_models(
+            [self.experiment], f"tags.`{TRAINING}` = '{self.journal.training}'"
+        )
         return next((model.model_id for model in found if model.status == "READY"), None)
 
     @property
@@ -61,12 +63,17 @@ def registered_name(dataset: str) -> str:
 
 def find_run(client: MlflowClient, experiment: str, training: str) -> Run | None:
     """Return the run with this training's id, unless it was deleted."""
-    return next(iter(client.search_runs([experiment], f"tags.`{TRAINING}` = '{training}'", max_results=1)), None)
+    return next(
+        iter(client.search_runs([experiment], f"tags.`{TRAINING}` = '{training}'", max_results=1)),
+        None,
+    )
 
 
 def find_version(client: MlflowClient, name: str, training: str) -> ModelVersion | None:
     """Return the version of a registered model with this training's id."""
-    found = client.search_model_versions(f"name = '{name}' and tags.`{TRAINING}` = '{training}'", max_results=1)
+    found = client.search_model_versions(
+        f"name = '{name}' and tags.`{TRAINING}` = '{training}'", max_results=1
+    )
     return next(iter(found), None)
 
 
@@ -83,11 +90,16 @@ def handle_start(context: Context, events: list[Event]) -> None:
         tags = {TRAINING: context.journal.training, **source, **event["tags"]}
         run = client.create_run(context.experiment, event["time"], tags, event["name"])
     run_id = run.info.run_id
-    params = [Param(key, str(value)[:6000]) for key, value in event["params"].items() if key not in run.data.params]
+    params = [
+        Param(key, str(value)[:6000])
+        for key, value in event["params"].items()
+        if key not in run.data.params
+    ]
     for start in range(0, len(params), 100):
         client.log_batch(run_id, params=params[start : start + 100])
     inputs = [
-        DatasetInput(dataset_entity(event, part), [InputTag("mlflow.data.context", part)]) for part in event["datasets"]
+        DatasetInput(dataset_entity(event, part), [InputTag("mlflow.data.context", part)])
+        for part in event["datasets"]
     ]
     client.log_inputs(run_id, inputs)
 
@@ -99,7 +111,9 @@ def dataset_entity(start: Event, part: str) -> Any:  # noqa: ANN401
 
     facts = start["datasets"][part]
     made_by = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "stages/fetch.py"}
-    return MetaDataset(CodeDatasetSource(made_by), name=facts["name"], digest=facts["digest"])._to_mlflow_entity()
+    return MetaDataset(
+        CodeDatasetSource(made_by), name=facts["name"], digest=facts["digest"]
+    )._to_mlflow_entity()
 
 
 def handle_resume(context: Context, events: list[Event]) -> None:
@@ -148,7 +162,9 @@ def end_abandoned_runs(client: MlflowClient) -> None:
 
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     host = socket.gethostname()
-    for run in client.search_runs(experiments, f"attributes.status = 'RUNNING' and tags.host = '{host}'"):
+    for run in client.search_runs(
+        experiments, f"attributes.status = 'RUNNING' and tags.host = '{host}'"
+    ):
         lock = Path(run.data.tags.get("lineup.lock", ""))
         if not lock.is_absolute() or not lock.parent.is_dir():
             continue

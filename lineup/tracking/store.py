@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from filelock import FileLock
     from mlflow import MlflowClient
 
-SERVER = os.environ.get("MLFLOW_TRACKING_URI", "")  # read once: MLflow sets the variable itself later
+SERVER = os.environ.get(
+    "MLFLOW_TRACKING_URI", ""
+)  # read once: MLflow sets the variable itself later
 SECONDS_TO_ANSWER = 5.0
 
 
@@ -74,7 +76,9 @@ def connect() -> MlflowClient:
             if "db upgrade" not in str(error):
                 raise
             command = f"mlflow db upgrade {uri}"
-            raise ConnectionError(f"an older MLflow made it; keep a copy, then run: {command}") from None
+            raise ConnectionError(
+                f"an older MLflow made it; keep a copy, then run: {command}"
+            ) from None
         if file:
             relocate(file)
     return client
@@ -94,7 +98,9 @@ def check_reachable(uri: str) -> None:
         return
     import requests
 
-    with contextlib.suppress(requests.exceptions.SSLError):  # something answers; MLflow has settings for this
+    with contextlib.suppress(
+        requests.exceptions.SSLError
+    ):  # something answers; MLflow has settings for this
         try:
             requests.head(uri, timeout=SECONDS_TO_ANSWER)
         except requests.exceptions.Timeout:
@@ -142,11 +148,15 @@ def relocate(path: Path) -> None:
     }
     here = str(path.parent / "mlartifacts")
     with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection, connection:
-        found = connection.execute("SELECT artifact_location FROM experiments WHERE experiment_id = 0").fetchone()
+        found = connection.execute(
+            "SELECT artifact_location FROM experiments WHERE experiment_id = 0"
+        ).fetchone()
         before = found[0].removesuffix("/0") if found else here
         if before == here or not before.startswith("/") or not before.endswith("/mlartifacts"):
             return
-        if Path(before).is_dir() and not Path(here).is_dir():  # a store of somebody else, who keeps them elsewhere
+        if (
+            Path(before).is_dir() and not Path(here).is_dir()
+        ):  # a store of somebody else, who keeps them elsewhere
             return
         for table, column in columns.items():
             moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
@@ -161,7 +171,9 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     if experiment is None:
         try:
             file = database()
-            return client.create_experiment(name, str(file.parent / "mlartifacts") if file else None)
+            return client.create_experiment(
+                name, str(file.parent / "mlartifacts") if file else None
+            )
         except MlflowException:  # another process was faster
             experiment = client.get_experiment_by_name(name)
     if experiment.lifecycle_stage == "deleted":
@@ -188,12 +200,20 @@ def find_locally(uri: str) -> Path | None:
     query = """SELECT storage_location FROM model_versions WHERE name = :name AND version = coalesce(
         :number, (SELECT version FROM registered_model_aliases WHERE name = :name AND alias = :alias))"""
     try:
-        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)) as connection:
-            found = connection.execute(query, {"name": name, "alias": alias, "number": number}).fetchone()
+        with contextlib.closing(
+            sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)
+        ) as connection:
+            found = connection.execute(
+                query, {"name": name, "alias": alias, "number": number}
+            ).fetchone()
     except sqlite3.Error:
         return None
     folder = Path(found[0]) if found and found[0] else None
-    return folder if folder and folder.is_dir() and folder.is_relative_to(file.parent / "mlartifacts") else None
+    return (
+        folder
+        if folder and folder.is_dir() and folder.is_relative_to(file.parent / "mlartifacts")
+        else None
+    )
 
 
 def fetch(uri: str) -> Path:
@@ -206,9 +226,12 @@ def fetch(uri: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(uri))
     except MlflowException as error:
         names = (
-            ", ".join(sorted(model.name for model in client.search_registered_models())) or "none yet: run dvc repro"
+            ", ".join(sorted(model.name for model in client.search_registered_models()))
+            or "none yet: run dvc repro"
         )
-        raise UserError(f"no model at {uri} in {store_uri()} ({summary(error)}); registered: {names}") from None
+        raise UserError(
+            f"no model at {uri} in {store_uri()} ({summary(error)}); registered: {names}"
+        ) from None
 
 
 def summary(error: Exception) -> str:

@@ -85,13 +85,19 @@ def warped(images: Tensor, settings: Augment) -> Tensor:
     angle = uniform(math.radians(settings.rotate))
     scale = 1 + uniform(settings.scale, 2)
     shear = uniform(settings.shear)
-    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(count, 2, 2)
+    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(
+        count, 2, 2
+    )
     stretch = torch.diag_embed(scale)
     stretch[:, 0, 1] = shear
     shift = uniform(2 * settings.shift, 2, 1)  # the grid spans -1 to 1
-    plain = functional.affine_grid(torch.eye(2, 3, device=device)[None], [1, *images.shape[1:]], align_corners=False)
+    plain = functional.affine_grid(
+        torch.eye(2, 3, device=device)[None], [1, *images.shape[1:]], align_corners=False
+    )
     # One product for all images: affine_grid itself makes one per image, and takes five times as long.
-    grid = torch.addmm(shift.view(-1, 1), (rotation @ stretch).view(-1, 2), plain.view(-1, 2).T)  # (N·2, H·W)
+    grid = torch.addmm(
+        shift.view(-1, 1), (rotation @ stretch).view(-1, 2), plain.view(-1, 2).T
+    )  # (N·2, H·W)
     grid = grid.view(count, 2, *images.shape[2:]).permute(0, 2, 3, 1)
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
@@ -107,8 +113,12 @@ def erased(images: Tensor, probability: float) -> Tensor:
     ratio = torch.empty(count, device=device).uniform_(math.log(0.3), math.log(3.3)).exp()
     half_height, half_width = (area * ratio).sqrt() * height / 2, (area / ratio).sqrt() * width / 2
     middle = torch.rand(2, count, device=device)
-    rows = (torch.arange(height, device=device) + 0.5 - middle[0, :, None] * height).abs() < half_height[:, None]
-    columns = (torch.arange(width, device=device) + 0.5 - middle[1, :, None] * width).abs() < half_width[:, None]
+    rows = (
+        torch.arange(height, device=device) + 0.5 - middle[0, :, None] * height
+    ).abs() < half_height[:, None]
+    columns = (
+        torch.arange(width, device=device) + 0.5 - middle[1, :, None] * width
+    ).abs() < half_width[:, None]
     chosen = torch.rand(count, device=device) < probability
     blank = (rows[:, :, None] & columns[:, None, :] & chosen[:, None, None]).unsqueeze(1)
     return torch.where(blank, images.mean((1, 2, 3), keepdim=True), images)

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SECONDS_BETWEEN = 6.0  # with the time of a save, less than ten seconds of work can be lost
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "busybox"}
-REAPERS = {"systemd", "init", "launchd", "tini", "dumb-init", "docker-init"}  # adopt the children of the dead
+REAPERS = {
+    "systemd",
+    "init",
+    "launchd",
+    "tini",
+    "dumb-init",
+    "docker-init",
+}  # adopt the children of the dead
 
 
 def private_folder() -> Path:
@@ -88,7 +95,9 @@ class Checkpoint:
             if progress_file.exists():
                 self.warning = f"the checkpoint in {self.folder} is incomplete ({error}); training starts again"
         except Exception as error:
-            self.warning = f"the checkpoint in {self.folder} is damaged ({error}); training starts again"
+            self.warning = (
+                f"the checkpoint in {self.folder} is damaged ({error}); training starts again"
+            )
         finally:
             self.training = self.training if is_id(self.training) else uuid.uuid4().hex
         self.discard()
@@ -113,7 +122,11 @@ class Checkpoint:
 
     def discard(self) -> None:
         """Remove what is saved, leftovers of interrupted saves included; kept epochs and the log stay."""
-        for path in [*self.folder.glob("state-*"), *self.folder.glob(".*.tmp"), self.folder / "progress.json"]:
+        for path in [
+            *self.folder.glob("state-*"),
+            *self.folder.glob(".*.tmp"),
+            self.folder / "progress.json",
+        ]:
             path.unlink(missing_ok=True)
         self.saved_file = None
 
@@ -153,7 +166,9 @@ def end_with_parent() -> None:
         ancestors.append(ancestor)
         if ancestor.name() not in SHELLS:
             break
-    if ancestors[-1].name() in REAPERS or (ancestors[-1].pid == 1 and "dvc" not in " ".join(ancestors[-1].cmdline())):
+    if ancestors[-1].name() in REAPERS or (
+        ancestors[-1].pid == 1 and "dvc" not in " ".join(ancestors[-1].cmdline())
+    ):
         os._exit(143)  # dvc died while this process was starting
 
     def watch() -> None:

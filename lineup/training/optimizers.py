@@ -41,10 +41,18 @@ class Muon(Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float, weight_decay: float, momentum: float, nesterov: bool
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        weight_decay: float,
+        momentum: float,
+        nesterov: bool,
     ) -> None:
         """Take the settings of torch.optim.Muon."""
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov})
+        super().__init__(
+            params,
+            {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov},
+        )
 
     @torch.no_grad()
     def step(self) -> None:
@@ -78,7 +86,9 @@ def orthogonal(matrix: Tensor) -> Tensor:
     x = x / x.norm().clamp_min(1e-7)
     for _ in range(5):
         gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+        x = torch.addmm(
+            x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445
+        )
     return x.T if is_tall else x
 
 
@@ -89,7 +99,9 @@ def learning_rate(recipe: Train, step: int, steps_per_epoch: int) -> float:
     """
     total = recipe.epochs * steps_per_epoch
     if recipe.schedule == "step":
-        return recipe.learning_rate * recipe.step_factor ** (step // (recipe.step_epochs * steps_per_epoch))
+        return recipe.learning_rate * recipe.step_factor ** (
+            step // (recipe.step_epochs * steps_per_epoch)
+        )
     if recipe.schedule == "cosine":
         return recipe.learning_rate * descent(step / total)
     if recipe.schedule == "one_cycle":

@@ -48,16 +48,23 @@ class Report:
         self.stopped = False
         self.courier = courier
         self.journal = Journal(checkpoint.training) if courier else None
-        self.writer = open_tensorboard(architecture, checkpoint) if facts["recipe"]["tensorboard"] else None
+        self.writer = (
+            open_tensorboard(architecture, checkpoint) if facts["recipe"]["tensorboard"] else None
+        )
 
     def reporter(self) -> Reporter:
         """Return what the loop calls."""
-        return Reporter(self.on_step, self.on_epoch, self.on_progress, self.keep, lambda: self.stopped)
+        return Reporter(
+            self.on_step, self.on_epoch, self.on_progress, self.keep, lambda: self.stopped
+        )
 
     def say(self, line: str) -> None:
         """Print a line and add it to the log file."""
         typer.echo(line)
-        with contextlib.suppress(OSError), self.log_file.open("a", encoding="utf-8") as file:  # a full disk
+        with (
+            contextlib.suppress(OSError),
+            self.log_file.open("a", encoding="utf-8") as file,
+        ):  # a full disk
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     # --- around the loop ----------------------------------------------------------------------------------------------
@@ -69,14 +76,18 @@ class Report:
         self.per_epoch = len(loop.train)
         self.done = loop.progress.epoch * self.per_epoch + loop.progress.step * recipe["batch_size"]
         place = f"{recipe['device']}, {recipe['precision']}, {self.facts['threads']} threads"
-        self.say(f"{self.architecture}: {count(loop.model):,} parameters on {self.per_epoch:,} examples ({place})")
+        self.say(
+            f"{self.architecture}: {count(loop.model):,} parameters on {self.per_epoch:,} examples ({place})"
+        )
         self.explain_settings()
         if self.checkpoint.warning:
             self.say(f"warning: {self.checkpoint.warning}")
         if warning := ema_warning(loop):
             self.say(f"warning: {warning}")
         if resumed:
-            self.say(f"{self.architecture}: resumes at epoch {loop.progress.epoch + 1}, step {loop.progress.step}")
+            self.say(
+                f"{self.architecture}: resumes at epoch {loop.progress.epoch + 1}, step {loop.progress.step}"
+            )
         else:
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(f"{summarise(loop.model, self.dataset)}\n")
@@ -88,7 +99,9 @@ class Report:
                 if (self.checkpoint.folder / "changes.patch").exists():
                     self.attach(self.checkpoint.folder / "changes.patch", "lineage")
             self.courier.follow(self.journal, self.say)
-        self.bar = progress("loss {task.fields[loss]}", "{task.fields[accuracy]}", "{task.fields[speed]} images/s")
+        self.bar = progress(
+            "loss {task.fields[loss]}", "{task.fields[accuracy]}", "{task.fields[speed]} images/s"
+        )
         return self
 
     def explain_settings(self) -> None:
@@ -113,7 +126,9 @@ class Report:
         self.started_at = time.monotonic()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.seconds = time.monotonic() - self.started_at
         self.bar.stop()
         for number, handler in self.signals.items():
@@ -126,7 +141,10 @@ class Report:
         if error is not None and self.journal and self.courier:
             try:
                 self.journal.append(
-                    f"failed:{time.time_ns()}", "end", status="FAILED", error=str(error) or kind.__name__
+                    f"failed:{time.time_ns()}",
+                    "end",
+                    status="FAILED",
+                    error=str(error) or kind.__name__,
                 )
             finally:
                 self.courier.finish()
@@ -195,9 +213,13 @@ class Report:
         from lineup.evaluation.plots import draw_learning_curves
 
         best = self.loop.progress.best_row
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in best.items() if name.startswith("val_"))
+        scores = ", ".join(
+            f"{name} {value:.4f}" for name, value in best.items() if name.startswith("val_")
+        )
         since = " since it resumed" if self.resumed else ""
-        self.say(f"{self.architecture}: best epoch {best['epoch']}, {scores}, in {self.seconds:.1f} s{since}")
+        self.say(
+            f"{self.architecture}: best epoch {best['epoch']}, {scores}, in {self.seconds:.1f} s{since}"
+        )
         if self.writer:
             self.writer.close()
         if not (self.journal and self.courier):
@@ -206,19 +228,29 @@ class Report:
         self.courier.hurry()  # the rest of this costs no time then
         curves = self.checkpoint.folder / "learning_curves.png"
         draw_learning_curves({self.architecture: self.loop.progress.history}, curves)
-        for path, place in ((curves, "pictures"), (self.log_file, "log"), (folder / "history.csv", None)):
+        for path, place in (
+            (curves, "pictures"),
+            (self.log_file, "log"),
+            (folder / "history.csv", None),
+        ):
             self.attach(path, place)
         if self.kept.exists():
             self.attach(self.kept, "epochs")
         if not self.resumed:  # else the time is that of the last part alone
-            self.journal.append("seconds", "metrics", values={"training_seconds": self.seconds}, step=0)
-        self.journal.append(f"end:{time.time_ns()}", "end", status="FINISHED", error="")  # closes it after a resume too
+            self.journal.append(
+                "seconds", "metrics", values={"training_seconds": self.seconds}, step=0
+            )
+        self.journal.append(
+            f"end:{time.time_ns()}", "end", status="FINISHED", error=""
+        )  # closes it after a resume too
         self.journal.flush()
         self.courier.finish()
 
     def attach(self, path: Path, place: str | None) -> None:
         """Record a file or folder as an artifact of the run, in the folder `place`."""
-        self.journal.append(f"file:{path.name}", "artifact", file=self.journal.copy(path, path.name), folder=place)
+        self.journal.append(
+            f"file:{path.name}", "artifact", file=self.journal.copy(path, path.name), folder=place
+        )
 
     def start_event(self) -> dict[str, Any]:
         """Return what the run carries from the start: name, params, tags, datasets."""
@@ -229,7 +261,9 @@ class Report:
         patch = lineage.changes()
         tags["git_dirty"] = str(bool(patch)).lower() if patch is not None else lineage.TOO_LARGE
         if patch is None:
-            self.say(f"warning: what changed since the last commit is {lineage.TOO_LARGE}; commit or ignore it")
+            self.say(
+                f"warning: what changed since the last commit is {lineage.TOO_LARGE}; commit or ignore it"
+            )
         patch_file = self.checkpoint.folder / "changes.patch"
         patch_file.unlink(missing_ok=True)  # of a training before
         if patch:
@@ -242,7 +276,9 @@ class Report:
             "name": name,
             "params": params,
             "tags": {key: value for key, value in tags.items() if value},
-            "datasets": lineage.dataset_facts(self.dataset.name, self.facts["split"], self.dataset.digests["test"]),
+            "datasets": lineage.dataset_facts(
+                self.dataset.name, self.facts["split"], self.dataset.digests["test"]
+            ),
         }
 
 
@@ -281,4 +317,8 @@ def summarise(model: Any, dataset: Dataset) -> str:  # noqa: ANN401
     """Return torchinfo's table of layers, shapes and parameters."""
     from torchinfo import summary
 
-    return str(summary(model, input_size=(2, *dataset.shape), verbose=0, device=next(model.parameters()).device))
+    return str(
+        summary(
+            model, input_size=(2, *dataset.shape), verbose=0, device=next(model.parameters()).device
+        )
+    )

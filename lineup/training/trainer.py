@@ -45,7 +45,9 @@ class Progress:
 class Reporter:
     """What the loop tells the outside world; the result never depends on it."""
 
-    on_step: Callable[[int, float, float | None], None]  # global step, mean loss and accuracy since the last call
+    on_step: Callable[
+        [int, float, float | None], None
+    ]  # global step, mean loss and accuracy since the last call
     on_epoch: Callable[[dict[str, float]], None]
     on_progress: Callable[[int], None]  # examples of this batch
     keep: Callable[[int, dict[str, Tensor]], None]  # epoch, weights
@@ -59,9 +61,15 @@ def resolve_device(name: str) -> torch.device:
         return accelerator or torch.device("cpu")
     device = torch.device(name)
     if device.type != "cpu":
-        count = torch.accelerator.device_count() if accelerator and accelerator.type == device.type else 0
+        count = (
+            torch.accelerator.device_count()
+            if accelerator and accelerator.type == device.type
+            else 0
+        )
         if (device.index or 0) >= count:
-            raise UserError(f"params.yaml: train.device = '{name}', but this machine has {count} of them; try auto")
+            raise UserError(
+                f"params.yaml: train.device = '{name}', but this machine has {count} of them; try auto"
+            )
     return device
 
 
@@ -82,7 +90,9 @@ def resolve_precision(name: str, device: torch.device) -> str:
 def make_deterministic() -> None:
     """Choose algorithms that give the same bits on every run; must come before the first use of CUDA."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_deterministic_debug_mode("error")  # as torch.use_deterministic_algorithms, which imports a compiler
+    torch.set_deterministic_debug_mode(
+        "error"
+    )  # as torch.use_deterministic_algorithms, which imports a compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     torch.backends.cudnn.benchmark = False
 
@@ -90,7 +100,9 @@ def make_deterministic() -> None:
 class Training:
     """A model, its optimizers and its moving average on their way through the epochs."""
 
-    def __init__(self, model: nn.Module, train: Batches, validation: Batches, recipe: Train, seed: int) -> None:
+    def __init__(
+        self, model: nn.Module, train: Batches, validation: Batches, recipe: Train, seed: int
+    ) -> None:
         self.device = train.inputs.device
         self.model = model.to(self.device)
         if train.is_image:
@@ -102,24 +114,36 @@ class Training:
         self.optimizers = make_optimizers(self.model, recipe)
         self.average = None
         if recipe.ema:
-            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+            self.average = AveragedModel(
+                self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True
+            )
         self.autocast = recipe.precision == "bfloat16"
-        on_cpu = self.device.type == "cpu"  # where seeding every device that is not there takes a millisecond
+        on_cpu = (
+            self.device.type == "cpu"
+        )  # where seeding every device that is not there takes a millisecond
         self.reseed = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)  # sums over the batch
         self.correct = torch.zeros(self.steps_per_epoch, device=self.device)
-        if recipe.batch_size == 1 and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
-            raise UserError("params.yaml: train.batch_size = 1 is too small for batch norm; try 2 or more")
+        if recipe.batch_size == 1 and any(
+            isinstance(module, nn.BatchNorm1d) for module in model.modules()
+        ):
+            raise UserError(
+                "params.yaml: train.batch_size = 1 is too small for batch norm; try 2 or more"
+            )
         self.columns = ["epoch", *self.metric_names(), "learning_rate"]
         self.monitor = recipe.monitor
-        if recipe.monitor == "auto":  # a loss would favour early epochs: label smoothing has later ones less sure
+        if (
+            recipe.monitor == "auto"
+        ):  # a loss would favour early epochs: label smoothing has later ones less sure
             self.monitor = "val_accuracy" if self.is_classification else "val_loss"
         highest = self.monitor in ("val_accuracy", "val_r2")
         self.highest_is_best = highest if recipe.mode == "auto" else recipe.mode == "max"
         if self.monitor not in self.columns:
-            raise UserError(f"params.yaml: train.monitor = '{recipe.monitor}' is no metric of this task; try val_loss")
+            raise UserError(
+                f"params.yaml: train.monitor = '{recipe.monitor}' is no metric of this task; try val_loss"
+            )
 
     def metric_names(self) -> list[str]:
         """Return the names of the metrics of every epoch, in their order."""
@@ -130,13 +154,17 @@ class Training:
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
-    def run(self, reporter: Reporter, save: Callable[[Training], None], due: Callable[[], bool]) -> None:
+    def run(
+        self, reporter: Reporter, save: Callable[[Training], None], due: Callable[[], bool]
+    ) -> None:
         """Train to the end of the recipe or an early stop; `save` is called when `due`, and at the end."""
         while not self.progress.finished:
             self.run_epoch(reporter, save, due)
         save(self)
 
-    def run_epoch(self, reporter: Reporter, save: Callable[[Training], None], due: Callable[[], bool]) -> None:
+    def run_epoch(
+        self, reporter: Reporter, save: Callable[[Training], None], due: Callable[[], bool]
+    ) -> None:
         """Train the rest of the current epoch, validate, and note the best epoch so far."""
         progress, recipe = self.progress, self.recipe
         order = shuffled(len(self.train), self.seed, progress.epoch).to(self.device)
@@ -167,7 +195,10 @@ class Training:
     def examples(self, step: int) -> slice:
         """Return which part of the epoch's order a step trains on."""
         start = step * self.recipe.batch_size
-        return slice(start, start + self.recipe.batch_size if step + 1 < self.steps_per_epoch else len(self.train))
+        return slice(
+            start,
+            start + self.recipe.batch_size if step + 1 < self.steps_per_epoch else len(self.train),
+        )
 
     def take_step(self, index: Tensor) -> None:
         """Train on the examples `index`; all that is random in it depends on seed and step alone."""
@@ -197,7 +228,9 @@ class Training:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch: cross-entropy of logits, or the squared error."""
         if self.is_classification:
-            return functional.cross_entropy(outputs, targets, label_smoothing=self.recipe.label_smoothing)
+            return functional.cross_entropy(
+                outputs, targets, label_smoothing=self.recipe.label_smoothing
+            )
         return functional.mse_loss(outputs, targets)
 
     def report_steps(self, start: int, reporter: Reporter) -> None:
@@ -212,7 +245,11 @@ class Training:
                 "try a lower learning_rate or clip_norm: 1"
             )
         examples = self.examples(progress.step - 1).stop - self.examples(start).start
-        accuracy = float(self.correct[start : progress.step].sum()) / examples if self.is_classification else None
+        accuracy = (
+            float(self.correct[start : progress.step].sum()) / examples
+            if self.is_classification
+            else None
+        )
         step = progress.epoch * self.steps_per_epoch + progress.step
         reporter.on_step(step, float(losses.cpu().double().sum()) / examples, accuracy)
 
@@ -225,16 +262,25 @@ class Training:
             metrics["train_accuracy"] = float(self.correct.sum()) / len(self.train)
         metrics |= self.validate()
         last_step = progress.epoch * self.steps_per_epoch - 1
-        metrics |= {"epoch": progress.epoch, "learning_rate": learning_rate(recipe, last_step, self.steps_per_epoch)}
+        metrics |= {
+            "epoch": progress.epoch,
+            "learning_rate": learning_rate(recipe, last_step, self.steps_per_epoch),
+        }
         row = {name: metrics[name] for name in self.columns}
         if not math.isfinite(metrics["val_loss"]):
-            raise UserError(f"val_loss is not finite after epoch {progress.epoch}; try a lower learning_rate")
+            raise UserError(
+                f"val_loss is not finite after epoch {progress.epoch}; try a lower learning_rate"
+            )
         progress.history.append(row)
         if min(progress.history, key=self.rank) is row:  # the first of equals
             progress.best_epoch = progress.epoch
             self.best = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
         waited = progress.epoch - progress.best_epoch
-        progress.finished = progress.epoch == recipe.epochs or (recipe.patience and waited >= recipe.patience) or False
+        progress.finished = (
+            progress.epoch == recipe.epochs
+            or (recipe.patience and waited >= recipe.patience)
+            or False
+        )
         return row
 
     def rank(self, row: dict[str, float]) -> tuple[float, float]:
@@ -265,7 +311,8 @@ class Training:
         top_k = min(self.recipe.top_k, outputs.shape[1])
         hits = outputs.topk(top_k, 1).indices == targets[:, None]
         return {
-            "val_loss": float(functional.cross_entropy(outputs, targets, reduction="sum")) / len(targets),
+            "val_loss": float(functional.cross_entropy(outputs, targets, reduction="sum"))
+            / len(targets),
             f"val_top{self.recipe.top_k}_accuracy": float(hits.any(1).sum()) / len(targets),
             "val_accuracy": float((outputs.argmax(1) == targets).sum()) / len(targets),
         }
@@ -282,19 +329,29 @@ class Training:
         for number, optimizer in enumerate(self.optimizers):
             for index, values in optimizer.state_dict()["state"].items():
                 key = f"optimizer.{number}.{index}"
-                tensors |= {f"{key}.{name}": value for name, value in values.items() if value is not None}
+                tensors |= {
+                    f"{key}.{name}": value for name, value in values.items() if value is not None
+                }
         if self.average is not None:
-            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+            tensors |= {
+                f"average.{name}": tensor for name, tensor in self.average.state_dict().items()
+            }
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         tensors |= {"losses": self.losses, "correct": self.correct}
-        return self.progress.__dict__, {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+        return self.progress.__dict__, {
+            name: tensor.cpu().clone() for name, tensor in tensors.items()
+        }
 
     def restore(self, progress: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
         tensors = {name: tensor.clone().to(self.device) for name, tensor in tensors.items()}
 
         def below(prefix: str) -> dict[str, Tensor]:
-            return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            return {
+                name[len(prefix) :]: tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
 
         self.progress = Progress(**progress)
         self.model.load_state_dict(below("model."))
@@ -304,8 +361,15 @@ class Training:
                 index, key = name.split(".", 1)
                 states.setdefault(int(index), {})[key] = tensor
             optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
-            for weight, state in optimizer.state.items():  # fused steps read memory in the weight's own layout
-                state |= {k: torch.empty_like(weight).copy_(v) for k, v in state.items() if v.shape == weight.shape}
+            for (
+                weight,
+                state,
+            ) in optimizer.state.items():  # fused steps read memory in the weight's own layout
+                state |= {
+                    k: torch.empty_like(weight).copy_(v)
+                    for k, v in state.items()
+                    if v.shape == weight.shape
+                }
         if self.average is not None:
             self.average.load_state_dict(below("average."))
         self.best = below("best.")

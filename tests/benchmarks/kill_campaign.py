@@ -46,7 +46,9 @@ def copy_project(folder: Path, every: float) -> None:
     if (ROOT / ".lineup/downloads").exists():
         shutil.copytree(ROOT / ".lineup/downloads", folder / ".lineup/downloads")
     module = folder / "stages/lib/checkpoints.py"
-    module.write_text(re.sub(r"(?m)^SECONDS_BETWEEN = .*", f"SECONDS_BETWEEN = {every}", module.read_text()))
+    module.write_text(
+        re.sub(r"(?m)^SECONDS_BETWEEN = .*", f"SECONDS_BETWEEN = {every}", module.read_text())
+    )
 
 
 def draw_images(folder: Path, per_class: int = 200) -> None:
@@ -65,7 +67,12 @@ def write_params(folder: Path, dataset: str, architecture: str, epochs: int) -> 
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
     params |= {"dataset": dataset, "model": architecture, "architectures": [architecture]}
     params["models"][architecture] |= {"epochs": epochs}
-    params["train"] |= {"log_every": 10, "ema": 0.9, "device": "cpu", "keep_every": max(1, epochs // 2)}
+    params["train"] |= {
+        "log_every": 10,
+        "ema": 0.9,
+        "device": "cpu",
+        "keep_every": max(1, epochs // 2),
+    }
     if dataset == "pictures":
         params["data"]["size"] = 12
         params["train"]["batch_size"] = 16
@@ -77,13 +84,23 @@ def environment(folder: Path) -> dict[str, str]:
     unwanted = ("DVC_", "MLFLOW_", "LINEUP_", "GIT_")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
-    name = {f"GIT_{who}_{what}": "campaign" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    return clean | name | {"PATH": path, "DVC_SITE_CACHE_DIR": str(folder / "site-cache"), "DVC_NO_ANALYTICS": "1"}
+    name = {
+        f"GIT_{who}_{what}": "campaign"
+        for who in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
+    return (
+        clean
+        | name
+        | {"PATH": path, "DVC_SITE_CACHE_DIR": str(folder / "site-cache"), "DVC_NO_ANALYTICS": "1"}
+    )
 
 
 def command(folder: Path, *arguments: str) -> None:
     """Run a command in `folder`; show what it printed if it fails."""
-    result = subprocess.run(arguments, cwd=folder, env=environment(folder), capture_output=True, text=True)
+    result = subprocess.run(
+        arguments, cwd=folder, env=environment(folder), capture_output=True, text=True
+    )
     if result.returncode:
         sys.exit(f"{' '.join(arguments)} failed:\n{result.stdout}{result.stderr}")
 
@@ -107,7 +124,9 @@ def read_outcome(project: Path, architecture: str) -> Outcome:
     folder = project / "models" / architecture
     files = {name: sha256((folder / name).read_bytes()).hexdigest() for name in OUTPUTS}
     with closing(sqlite3.connect(project / "mlflow.db")) as database:
-        points = database.execute("select key, step, value from metrics where key != 'training_seconds'").fetchall()
+        points = database.execute(
+            "select key, step, value from metrics where key != 'training_seconds'"
+        ).fetchall()
         runs = [status for (status,) in database.execute("select status from runs")]
         ((versions,),) = database.execute("select count(*) from model_versions").fetchall()
     return Outcome(files, sorted(points), runs, versions)
@@ -124,7 +143,9 @@ class Round:
     torn: int = 0  # times that DVC's own lock file was cut off by the kill before, and deleted here
     faults: list[str] = field(default_factory=list)
 
-    def live(self, instant: float | None, victim: str = "", number: signal.Signals = signal.SIGKILL) -> bool:
+    def live(
+        self, instant: float | None, victim: str = "", number: signal.Signals = signal.SIGKILL
+    ) -> bool:
         """Run `dvc repro`, kill `victim` at `instant` (None: never), and tell whether the stage came to its end."""
         path = self.project.with_suffix(".log")
         log, before = path.open("ab"), path.stat().st_size
@@ -149,7 +170,9 @@ class Round:
             self.kills += [f"{instant:.1f}s {victim} {number.name[3:]}"] * killed
             dvc.wait(PATIENCE)
         if dvc.returncode and b"Unable to read RWLock-file" in path.read_bytes()[before:]:
-            (self.project / ".dvc/tmp/rwlock").unlink()  # DVC does not replace it atomically, and asks for this
+            (
+                self.project / ".dvc/tmp/rwlock"
+            ).unlink()  # DVC does not replace it atomically, and asks for this
             self.torn += 1
         elif dvc.returncode and not killed:
             self.faults.append(f"dvc repro failed with {dvc.returncode}")
@@ -168,7 +191,9 @@ def send(dvc: int, victim: str, number: signal.Signals) -> str:
             os.killpg(dvc, number)
             return "both"
         children = psutil.Process(dvc).children(recursive=True)
-        trainings = [child for child in children if "stages.train" in child.cmdline()]  # and its fork, the courier
+        trainings = [
+            child for child in children if "stages.train" in child.cmdline()
+        ]  # and its fork, the courier
         position = {"training": 0, "courier": 1}.get(victim, len(trainings))
         if position < len(trainings):
             trainings[position].send_signal(number)
@@ -211,7 +236,10 @@ def main(
     if undisturbed.faults:
         sys.exit(f"the undisturbed run fails, see {scratch}/undisturbed.log")
     expected = undisturbed.outcome()
-    print(f"undisturbed: {duration:.1f} s, {len(expected.points)} metric points, saves every {every} s", flush=True)
+    print(
+        f"undisturbed: {duration:.1f} s, {len(expected.points)} metric points, saves every {every} s",
+        flush=True,
+    )
 
     mutex, total, rounds, begun = threading.Lock(), 0, [], time.monotonic()
 
@@ -223,16 +251,25 @@ def main(
         game = fresh(f"round-{index}")
         ended = False
         while not ended and len(game.kills) < KILLS_PER_TRAINING:
-            ended = game.live(chance.uniform(0, duration), chance.choice(VICTIMS), chance.choice(SIGNALS))
+            ended = game.live(
+                chance.uniform(0, duration), chance.choice(VICTIMS), chance.choice(SIGNALS)
+            )
         while not ended:
             ended = game.live(None)
-        game.resumed = game.project.with_suffix(".log").read_text(errors="replace").count(": resumes at")
+        game.resumed = (
+            game.project.with_suffix(".log").read_text(errors="replace").count(": resumes at")
+        )
         game.faults = game.faults or game.outcome().differences(expected)
         with mutex:
             total += len(game.kills)
             rounds.append(game)
-            verdict = f"FAILED: {', '.join(game.faults)}, see {game.project}" if game.faults else "same"
-            print(f"{total:4d} kills  {verdict}  [{', '.join(game.kills)}] resumed {game.resumed}×", flush=True)
+            verdict = (
+                f"FAILED: {', '.join(game.faults)}, see {game.project}" if game.faults else "same"
+            )
+            print(
+                f"{total:4d} kills  {verdict}  [{', '.join(game.kills)}] resumed {game.resumed}×",
+                flush=True,
+            )
         if not game.faults:
             shutil.rmtree(game.project)
             game.project.with_suffix(".log").unlink()
@@ -241,7 +278,10 @@ def main(
         list(pool.map(play, range(kills * 2)))
     failures = sum(bool(game.faults) for game in rounds)
     resumed, torn = (sum(getattr(game, name) for game in rounds) for name in ("resumed", "torn"))
-    hits = {name: sum(name in kill for game in rounds for kill in game.kills) for name in [*VICTIMS, *names()]}
+    hits = {
+        name: sum(name in kill for game in rounds for kill in game.kills)
+        for name in [*VICTIMS, *names()]
+    }
     print(
         f"{failures} failures in {total} kills of {len(rounds)} trainings, {resumed} resumes; "
         f"{', '.join(f'{name} {count}' for name, count in hits.items())}; "

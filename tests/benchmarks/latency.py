@@ -35,7 +35,11 @@ def bare_products(module: deployment.Deployed, image: torch.Tensor) -> Callable[
     """Return the matrix products of an MLP in numpy, without normalisation, activation and softmax."""
     if module.description["architecture"] not in ("linear", "mlp"):
         return None
-    weights = [weight.detach().numpy().T.copy() for weight in module.network.parameters() if weight.ndim == 2]
+    weights = [
+        weight.detach().numpy().T.copy()
+        for weight in module.network.parameters()
+        if weight.ndim == 2
+    ]
     pixels = image.flatten(1).float().numpy()
 
     def multiply() -> np.ndarray:
@@ -58,31 +62,46 @@ def measure(module: deployment.Deployed) -> dict[str, float]:
         contenders = {
             "eager": lambda: module(image),
             "onnx": lambda: session.run([target.name], {source.name: pixels}),
-            "bound": bind(session, source.name, pixels, target.name, len(module.description["classes"])),
+            "bound": bind(
+                session, source.name, pixels, target.name, len(module.description["classes"])
+            ),
         }
         if products := bare_products(module, image):
             contenders["numpy"] = products
         return median_microseconds(contenders)
 
 
-def bind(session: InferenceSession, source: str, image: np.ndarray, target: str, outputs: int) -> Callable[[], object]:
+def bind(
+    session: InferenceSession, source: str, image: np.ndarray, target: str, outputs: int
+) -> Callable[[], object]:
     """Return a call of the session that reads and writes the same buffers each time, as a server would."""
     binding = session.io_binding()
     binding.bind_ortvalue_input(source, OrtValue.ortvalue_from_numpy(image))
-    binding.bind_ortvalue_output(target, OrtValue.ortvalue_from_numpy(np.empty((1, outputs), np.float32)))
+    binding.bind_ortvalue_output(
+        target, OrtValue.ortvalue_from_numpy(np.empty((1, outputs), np.float32))
+    )
     return lambda: session.run_with_iobinding(binding)
 
 
 def main() -> None:
     """Print a table for the architectures of params.yaml; run the pipeline first."""
     torch.set_num_threads(1)
-    print("one image, one thread; medians in µs; onnx: session.run, bound: the same with fixed buffers (IOBinding);")
-    print("products: the bare matrix products of linear and mlp in numpy, without normalisation, activation, softmax")
+    print(
+        "one image, one thread; medians in µs; onnx: session.run, bound: the same with fixed buffers (IOBinding);"
+    )
+    print(
+        "products: the bare matrix products of linear and mlp in numpy, without normalisation, activation, softmax"
+    )
     ratios = ("eager/onnx", "eager/bound", "onnx/products", "bound/products")
-    print(f"{'':10}{'eager':>8}{'onnx':>8}{'bound':>8}{'products':>10}" + "".join(f"{name:>16}" for name in ratios))
+    print(
+        f"{'':10}{'eager':>8}{'onnx':>8}{'bound':>8}{'products':>10}"
+        + "".join(f"{name:>16}" for name in ratios)
+    )
     for name in load_params().architectures:
         found = measure(deployment.load(Path("models") / name))
-        eager, onnx, bound, products = (found.get(key) for key in ("eager", "onnx", "bound", "numpy"))
+        eager, onnx, bound, products = (
+            found.get(key) for key in ("eager", "onnx", "bound", "numpy")
+        )
         row = f"{name:10}{eager:8.1f}{onnx:8.1f}{bound:8.1f}{f'{products:.1f}' if products else '':>10}"
         row += f"{eager / onnx:16.2f}{eager / bound:16.2f}"
         print(row + (f"{onnx / products:16.2f}{bound / products:16.2f}" if products else ""))

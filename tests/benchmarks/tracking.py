@@ -18,7 +18,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 STEPS = 12  # of an epoch: 1,150 training images in batches of 100
 USUAL = {"train__epochs": 60, "train__log_every": 100, "models__mlp": {"hidden": [1024, 1024]}}
-EXTREME = {"train__epochs": 10_000 // (2 * STEPS + 7), "train__log_every": 1, "models__mlp": {"hidden": [256]}}
+EXTREME = {
+    "train__epochs": 10_000 // (2 * STEPS + 7),
+    "train__log_every": 1,
+    "models__mlp": {"hidden": [256]},
+}
 
 
 def trained(project: object, tracking: str) -> dict[str, float]:
@@ -42,11 +46,16 @@ def compare(title: str, project: object, pairs: int, settings: dict[str, object]
     ratios = [pair["on"]["loop"] / pair["off"]["loop"] for pair in found]
     around = [pair["on"]["around"] - pair["off"]["around"] for pair in found]
     loop = statistics.median(pair["off"]["loop"] for pair in found)
-    print(f"{title}: {count_points(project):,} points, {pairs} pairs; the loop takes {loop:.1f} s without tracking")
+    print(
+        f"{title}: {count_points(project):,} points, {pairs} pairs; the loop takes {loop:.1f} s without tracking"
+    )
     print(
         f"  in the loop: tracked / not tracked = {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
     )
-    print(f"  around it: {statistics.median(around):+.1f} s ({min(around):+.1f}–{max(around):+.1f})", flush=True)
+    print(
+        f"  around it: {statistics.median(around):+.1f} s ({min(around):+.1f}–{max(around):+.1f})",
+        flush=True,
+    )
 
 
 def count_points(project: object) -> int:

@@ -37,7 +37,9 @@ from lineup.training.batches import Batches  # noqa: E402
 from stages.split import measure  # noqa: E402
 
 SEED = 3
-Score = tuple[float, float, float]  # accuracy (of regression: mean squared error), loss on the test images, seconds
+Score = tuple[
+    float, float, float
+]  # accuracy (of regression: mean squared error), loss on the test images, seconds
 
 
 class Pictures(Dataset):
@@ -73,7 +75,9 @@ def test(model: nn.Module, loader: DataLoader) -> tuple[float, float]:
     return correct / len(loader.dataset), loss / len(loader)
 
 
-def fit(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, every: int = 100) -> None:
+def fit(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, every: int = 100
+) -> None:
     """Train one epoch; like the tutorials, look at loss and accuracy of the batch every so many steps."""
     for step, (images, labels) in enumerate(loader):
         outputs = model(images)
@@ -83,7 +87,11 @@ def fit(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, 
         optimizer.step()
         if step % every == 0:
             accuracy = (outputs.argmax(1) == labels).float().mean().item()
-            print(f"  step {step:5d}  loss {loss.item():.4f}  accuracy {accuracy:.2%}", end="\r", file=sys.stderr)
+            print(
+                f"  step {step:5d}  loss {loss.item():.4f}  accuracy {accuracy:.2%}",
+                end="\r",
+                file=sys.stderr,
+            )
 
 
 # --- as written -------------------------------------------------------------------------------------------------------
@@ -192,12 +200,18 @@ def write_e(epochs: int = 10) -> Score:
     part, validation = random_split(Pictures(*data.train), [48_000, 12_000])
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
-    train, held_out = DataLoader(part, batch_size=100, shuffle=True), DataLoader(validation, batch_size=100)
+    train, held_out = (
+        DataLoader(part, batch_size=100, shuffle=True),
+        DataLoader(validation, batch_size=100),
+    )
     started = time.perf_counter()
     for epoch in range(epochs):
         fit(model, optimizer, train)
         accuracy, loss = test(model, held_out)
-        print(f"  E epoch {epoch + 1}: validation loss {loss:.4f}, accuracy {accuracy:.4f}", flush=True)
+        print(
+            f"  E epoch {epoch + 1}: validation loss {loss:.4f}, accuracy {accuracy:.4f}",
+            flush=True,
+        )
     seconds = time.perf_counter() - started
     loader = DataLoader(Pictures(*data.test), batch_size=256)
     loaded = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
@@ -235,7 +249,9 @@ def write_e_yields(by_hand: bool) -> Score:
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 
-def train_ours(name: str, dataset: str = "mnist", hyperparameters: dict | None = None, **settings: object) -> Score:
+def train_ours(
+    name: str, dataset: str = "mnist", hyperparameters: dict | None = None, **settings: object
+) -> Score:
     """Train `name` with the recipe of params.yaml, `settings` excepted, and score its best epoch on the test images."""
     params = load_params()
     recipe, own = params.recipe(name)
@@ -253,7 +269,9 @@ def train_ours(name: str, dataset: str = "mnist", hyperparameters: dict | None =
     recipe = recipe.model_copy(update=resolved | settings)
     torch.manual_seed(SEED)
     shape, outputs = inputs.shape[1:], len(data.classes)
-    model = architectures.build(name, shape, outputs, own if hyperparameters is None else hyperparameters)
+    model = architectures.build(
+        name, shape, outputs, own if hyperparameters is None else hyperparameters
+    )
     train, validation = (Batches(inputs[part], targets[part], *statistics) for part in parts)
     loop = training.Training(model, train, validation, recipe, SEED)
     quiet = training.Reporter(*[lambda *_: None] * 4, lambda: False)
@@ -279,7 +297,14 @@ def train_garments(name: str) -> Score:
 def train_plainly(name: str, dataset: str, **settings: object) -> Score:
     """Train a regression net on all rows at once, with a constant learning rate and nothing else."""
     hyperparameters = {"hidden": [100], "batch_norm": False} if name == "mlp" else {}
-    plain = {"schedule": "constant", "weight_decay": 0.0, "momentum": 0.0, "clip_norm": 0, "ema": 0, "batch_size": 64}
+    plain = {
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "momentum": 0.0,
+        "clip_norm": 0,
+        "ema": 0,
+        "batch_size": 64,
+    }
     return train_ours(name, dataset, hyperparameters, **plain, precision="float32", **settings)
 
 
@@ -303,7 +328,13 @@ def contests(epochs_b: int) -> list[Contest]:
     return [
         Contest("A", "mlp", "0.9661", write_a, lambda: train_ours("mlp")),
         *[
-            Contest("B", name, "–", lambda n=name: write_b(n, epochs_b), lambda n=name: train_garments(n))
+            Contest(
+                "B",
+                name,
+                "–",
+                lambda n=name: write_b(n, epochs_b),
+                lambda n=name: train_garments(n),
+            )
             for name in ("simplenet", "alexnet")
         ],
         *[
@@ -312,7 +343,9 @@ def contests(epochs_b: int) -> list[Contest]:
                 f"mlp on noise, {kind} (MSE)",
                 "–",
                 lambda o=optimizer: write_b_regression(o),
-                lambda k=kind: train_plainly("mlp", "noise", optimizer=k, learning_rate=1e-4, epochs=500),
+                lambda k=kind: train_plainly(
+                    "mlp", "noise", optimizer=k, learning_rate=1e-4, epochs=500
+                ),
             )
             for kind, optimizer in (("adam", adam), ("sgd", sgd))
         ],
@@ -324,7 +357,9 @@ def contests(epochs_b: int) -> list[Contest]:
                 f"linear on yields, {kind} (MSE)",
                 "–",
                 lambda h=by_hand: write_e_yields(h),
-                lambda: train_plainly("linear", "yields", optimizer="sgd", learning_rate=1e-5, epochs=100),
+                lambda: train_plainly(
+                    "linear", "yields", optimizer="sgd", learning_rate=1e-5, epochs=100
+                ),
             )
             for kind, by_hand in (("by hand", True), ("nn.Linear", False))
         ],
@@ -345,12 +380,20 @@ def main(
             continue
         print(f"{contest.system} {contest.name}: as written", flush=True)
         written = contest.written()
-        print(f"{contest.system} {contest.name}: {written[0]:.4f} in {written[2]:.1f} s; ours", flush=True)
+        print(
+            f"{contest.system} {contest.name}: {written[0]:.4f} in {written[2]:.1f} s; ours",
+            flush=True,
+        )
         rows.append((contest, written, contest.ours(), os.getloadavg()[0]))
-    print("\n| | | published | as written | loss | s | ours | loss | s | time, written / ours | load |")
+    print(
+        "\n| | | published | as written | loss | s | ours | loss | s | time, written / ours | load |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for contest, written, ours, load in rows:
-        scores = (" | ".join((f"{a:.4f}", f"{b:.4f}", f"{seconds:.1f}")) for a, b, seconds in (written, ours))
+        scores = (
+            " | ".join((f"{a:.4f}", f"{b:.4f}", f"{seconds:.1f}"))
+            for a, b, seconds in (written, ours)
+        )
         title = f"| {contest.system} | {contest.name} | {contest.published}"
         print(title, *scores, f"{written[2] / ours[2]:.1f}", f"{load:.1f} |", sep=" | ")
     print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
