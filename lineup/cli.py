@@ -1,78 +1,51 @@
-"""What a person sees in the terminal: errors, progress bars, next commands."""
+"""What every command shares: how it starts, how it ends with an error, its progress bar."""
 
 from __future__ import annotations
 
-import difflib
 import errno
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lineup.errors import UserError
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # a disk that takes nothing more
-
-
-class UserError(Exception):
-    """A mistake that the user can mend: shown without a traceback, exit code 2."""
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run `main` as a Typer command; a UserError becomes one message and exit code 2, a full disk one and code 1."""
-    import typer
-
-    gc.set_threshold(100_000)  # a fifth of the time that imports take went into looking for garbage
-    os.environ.setdefault(
-        "THP_MEM_ALLOC_ENABLE", "1"
-    )  # large pages for tensors: 2 to 15 % of a step of convolutions
+    """Run `main` as a Typer command: UserError ends with one message and code 2, a full disk with 1."""
+    gc.set_threshold(100_000)  # garbage collection took a fifth of the time of the imports
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages: convolutions 2 to 15 % faster
     os.environ["MPLBACKEND"] = "agg"  # a notebook's fails on import where its package is missing
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     try:
         app()
     except UserError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        sys.exit(2)
+        _fail(str(error), code=2)
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
         place = f"{error.filename}: " if error.filename else ""
         hint = "make room there and run the same command again; what was finished before is kept"
-        typer.secho(f"error: {place}{error.strerror}; {hint}", fg=typer.colors.RED, err=True)
-        sys.exit(1)
+        _fail(f"{place}{error.strerror}; {hint}", code=1)
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return a hint: the closest valid choice if one is close, else all of them."""
-    choices = sorted(choices)
-    close = difflib.get_close_matches(word, choices, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(choices)}"
-
-
-def duration(seconds: float) -> str:
-    """Return a rounded length of time, such as 42 s, 12 min or 1.5 h."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
+def _fail(message: str, code: int) -> None:
+    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    sys.exit(code)
 
 
 def progress(*columns: str, unit: str = "") -> Progress:
-    """Return a progress bar, silent where standard error is no terminal; `columns` are templates of task fields."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    """Return a progress bar, silent where standard error is no terminal.
 
+    `columns` are templates of a task's fields.
+    """
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -84,3 +57,12 @@ def progress(*columns: str, unit: str = "") -> Progress:
         console=console,
         disable=not console.is_terminal,
     )
+
+
+def duration(seconds: float) -> str:
+    """Return a rounded length of time, such as 42 s, 12 min or 1.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, flushed to disk, then moved."""
+"""Files that are whole or not there: written beside their place, flushed to disk, then moved."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from typing import Any
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that becomes `path` when the block succeeds, and vanishes when it fails."""
+    """Yield a temporary path that becomes `path` when the block succeeds, and vanishes if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -47,21 +44,6 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
 def read_json(path: Path) -> Any:  # noqa: ANN401
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors atomically as safetensors."""
-    from safetensors.torch import save
-
-    with replacing(path) as temporary:
-        temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read every tensor of a safetensors file, memory-mapped, on the CPU."""
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 def sha256(path: Path) -> str:

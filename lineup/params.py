@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from lineup.cli import UserError, nearest
+from lineup.errors import UserError, nearest
 
 PARAMS = Path("params.yaml")
 ARCHITECTURES = Path(__file__).parent / "architectures"

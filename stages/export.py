@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a script: its own root comes first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lineup.cli import UserError, run
+from lineup.cli import run
+from lineup.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ EXPORTED = Path("export/model.json")
 def main() -> None:
     """Deliver what is kept in .lineup/journal, then record what the store lacks of trainings and of the export."""
     from lineup import tracking
-    from lineup.cli import UserError
+    from lineup.errors import UserError
     from lineup.files import read_json
     from lineup.params import load_params
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lineup import architectures
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.params import available_architectures, load_params
 
 NAMES = ["alexnet", "cnn", "linear", "mlp", "rnn", "simplenet"]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from lineup.architectures import build
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.serving import deployable as deployment
 from lineup.serving.classifier import open_classifier
 from stages import demo

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, log_loss
 
 from lineup import architectures, files
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.serving import deployable as deployment
 from stages import evaluate
 

@@ -13,7 +13,7 @@ import yaml
 
 from lineup import files
 from lineup.architectures import build
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.evaluation import metrics
 from lineup.serving import deployable as deployment
 from stages import export

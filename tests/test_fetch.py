@@ -21,7 +21,7 @@ import torch
 import torchvision
 import yaml
 
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.data import dataset as datasets
 from lineup.data import sources
 from stages import fetch

@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.data.dataset import describe, load, load_split
 from lineup.data.image_io import UnreadablePictureError
 from lineup.data.preprocessing import Preprocessing

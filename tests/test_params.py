@@ -7,7 +7,7 @@ import yaml
 from conftest import ROOT, Project, copy_sources
 
 from lineup import params as params_module
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.params import load_params
 
 GOOD = yaml.safe_load((ROOT / "params.yaml").read_text())

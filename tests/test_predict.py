@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from lineup import files
 from lineup.architectures import build
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.serving import deployable as deployment
 from lineup.serving.classifier import open_classifier, read_files
 from stages import predict

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lineup import tracking
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.data import dataset as datasets
 from lineup.files import read_json, read_tensors, sha256, write_json, write_tensors
 from lineup.serving import deployable as deployment

@@ -11,7 +11,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from test_training import Recorder, recipe, run, weights
 
 from lineup import architectures
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.evaluation import metrics
 from lineup.files import read_json, read_tensors
 from lineup.training.batches import Batches

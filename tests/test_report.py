@@ -5,7 +5,7 @@ import pytest
 from test_evaluate import evaluated, evaluation, here, write_regression  # noqa: F401
 
 from lineup import files
-from lineup.cli import UserError
+from lineup.errors import UserError
 from stages import evaluate, report
 
 

@@ -14,7 +14,7 @@ import torch
 
 from lineup import files
 from lineup.architectures import build
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.serving import deployable as deployment
 from lineup.serving.classifier import open_classifier
 from lineup.training.checkpoints import Checkpoint

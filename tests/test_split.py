@@ -10,7 +10,7 @@ import yaml
 from conftest import Project
 from PIL import Image
 
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.data.dataset import RAW, SPLIT, Dataset, describe, load, load_split
 from lineup.files import read_json, sha256, write_json, write_tensors
 from stages import split

@@ -28,7 +28,7 @@ import yaml
 from filelock import FileLock
 
 from lineup import tracking
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.params import Train
 from lineup.tracking.journal import Journal, trainings
 from lineup.training import reporting

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from lineup import architectures
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.data.dataset import evaluation_batch
 from lineup.params import load_params
 from lineup.training import trainer as training

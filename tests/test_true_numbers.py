@@ -17,7 +17,7 @@ from conftest import ROOT
 from PIL import Image
 
 from lineup.architectures import build
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.data.dataset import describe, load
 from lineup.data.folder_listing import list_tree
 from lineup.serving import deployable as deployment

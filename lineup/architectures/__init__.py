@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError, validate_call
 from torch import nn
 
-from lineup.cli import UserError
+from lineup.errors import UserError
 
 
 def complete(name: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:

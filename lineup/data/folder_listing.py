@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.data.image_io import is_picture
 
 IGNORED_NAMES = {  # what systems and servers leave behind, beside all that begins with a dot

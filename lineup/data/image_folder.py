@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lineup.cli import UserError, progress
+from lineup.cli import progress
+from lineup.errors import UserError
 from lineup.data.dataset import draw_part
 from lineup.data.folder_listing import (
     Listing,

@@ -23,7 +23,8 @@ import yaml
 from pydantic import Field, StringConstraints, ValidationError
 from torch import Tensor
 
-from lineup.cli import UserError, nearest, progress
+from lineup.cli import progress
+from lineup.errors import UserError, nearest
 from lineup.data.image_folder import read_folder
 from lineup.data.preprocessing import Framing, Preprocessing
 from lineup.files import replacing

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.data.preprocessing import Preprocessing
 from lineup.files import read_json
 

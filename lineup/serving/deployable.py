@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lineup.architectures import build
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.data.dataset import evaluation_batch
 from lineup.files import read_json, replacing, sha256
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.tracking.gate import handle_promote
 from lineup.tracking.journal import Event, Journal, Records, trainings
 from lineup.tracking.registry import handle_evaluation, handle_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.tracking.journal import Event
 from lineup.tracking.registry import aliased, describe_version, registry_lock
 from lineup.tracking.runs import Context

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.files import read_json, read_tensors
 from lineup.tracking.journal import Event
 from lineup.tracking.lineage import TOO_LARGE

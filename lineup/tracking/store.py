@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.training.checkpoints import private_folder
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import typer
 from torch import Tensor
 
 from lineup import tracking
-from lineup.cli import UserError, duration, progress
+from lineup.cli import duration, progress
+from lineup.errors import UserError
 from lineup.data.dataset import Dataset
 from lineup.files import write_tensors
 from lineup.params import Params

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lineup.cli import UserError
+from lineup.errors import UserError
 from lineup.data.dataset import evaluation_batch
 from lineup.evaluation.scores import regression_scores
 from lineup.params import Train

@@ -1,0 +1,27 @@
+"""The one kind of error that a user can fix, and the words to say it with."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+MAX_LISTED = 20  # items that a message names before it counts the rest
+
+
+class UserError(Exception):
+    """An error that the user can fix: shown without a traceback, exit code 2."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return a hint: the closest valid choice if one is close, else all of them."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(word, choices, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(choices)}"
+
+
+def listed(items: Sequence[object], *, lines: bool = False, most: int = MAX_LISTED) -> str:
+    """Return the first items, and how many more there are."""
+    words = [str(item).encode(errors="replace").decode() for item in items[:most]]
+    if len(items) > most:
+        words.append(f"and {len(items) - most} more")
+    return "".join(f"\n       {word}" for word in words) if lines else ", ".join(words)
