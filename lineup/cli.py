@@ -18,7 +18,7 @@ DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run `main` as a Typer command: UserError ends with one message and code 2, a full disk with 1."""
+    """Run `main` as a Typer command; UserError ends with code 2, a full disk with code 1."""
     gc.set_threshold(100_000)  # garbage collection took a fifth of the time of the imports
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages: convolutions 2 to 15 % faster
     os.environ["MPLBACKEND"] = "agg"  # a notebook's fails on import where its package is missing

@@ -19,9 +19,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from lineup.errors import UserError, nearest
+from lineup.paths import ARCHITECTURES, PARAMS
 
-PARAMS = Path("params.yaml")
-ARCHITECTURES = Path(__file__).parent / "architectures"
 RECIPE_EXAMPLES = 48_000  # MNIST's training images, for which the passes were chosen
 MAX_EPOCHS = 200  # of epochs: auto on a small set
 
@@ -61,7 +60,7 @@ class Data(Section):
 
 
 class Split(Section):
-    """The validation part of the training images."""
+    """The validation split of the training images."""
 
     validation: Fraction
     seed: Seed
@@ -140,12 +139,11 @@ class Params(Section):
     export: Export
 
     def recipe(self, architecture: str) -> tuple[Train, dict[str, Any]]:
-        """Return the training settings of `architecture`, overrides applied, and its own hyperparameters."""
+        """Return the recipe of `architecture`, its overrides applied, and its hyperparameters."""
         section = self.models.get(architecture)
         if section is None:
-            raise UserError(
-                f"params.yaml: models has no section '{architecture}'; {nearest(architecture, self.models)}"
-            )
+            hint = nearest(architecture, self.models)
+            raise UserError(f"params.yaml: models has no section '{architecture}'; {hint}")
         overrides = {key: value for key, value in section.items() if key in Train.model_fields}
         hyperparameters = {
             key: value for key, value in section.items() if key not in Train.model_fields
@@ -204,8 +202,8 @@ def load_params(path: Path = PARAMS) -> Params:
             raise UserError(f"params.yaml: unknown architecture '{name}'; {nearest(name, known)}")
     if params.model not in params.architectures:
         raise UserError(
-            f"params.yaml: model '{params.model}' is not one of architectures ({', '.join(params.architectures)}); "
-            f"try -S model={params.architectures[0]}"
+            f"params.yaml: model '{params.model}' is not one of architectures "
+            f"({', '.join(params.architectures)}); try -S model={params.architectures[0]}"
         )
     if len(set(params.architectures)) < len(params.architectures):
         raise UserError("params.yaml: architectures names one architecture twice")
@@ -226,7 +224,7 @@ def _check_schedule(params: Params, architecture: str) -> None:
 
 
 def _overridden_keys(section: dict[str, Any]) -> set[str]:
-    """Return the keys of train that a section of models overrides; those of augment as augment.KEY."""
+    """Return the keys of train that a section overrides; those of augment as augment.KEY."""
     keys = {key for key in section if key in Train.model_fields}
     if section.get("epochs") == "auto":
         keys.remove("epochs")
@@ -246,12 +244,15 @@ def auto_epochs(passes: int, examples: int) -> int:
 
 
 def available_architectures() -> list[str]:
-    """Return the names of the files in stages/lib/architectures/, which are the names of the architectures."""
+    """Return the names of the files in lineup/architectures/: the architectures' names."""
     return sorted(path.stem for path in ARCHITECTURES.glob("[!_]*.py"))
 
 
 def known_hyperparameters(architecture: str) -> list[str]:
-    """Return the keyword-only arguments of an architecture's `build`, as its file reads: importing it takes seconds."""
+    """Return the keyword-only arguments of an architecture's `build`.
+
+    They are read from its file: importing it takes seconds.
+    """
     file = ARCHITECTURES / f"{architecture}.py"
     try:
         statements = ast.parse(file.read_text(encoding="utf-8")).body
@@ -264,31 +265,36 @@ def known_hyperparameters(architecture: str) -> list[str]:
 
 
 def validated(section: type[SectionType], content: dict[str, Any], prefix: str = "") -> SectionType:
-    """Return `content` as a `section`; raises UserError with a line per mistake: key, value, what is valid."""
+    """Return `content` as a `section`; UserError with a line per error: key, value, what is valid."""
     try:
         return section.model_validate(content)
     except ValidationError as error:
-        lines = [describe_mistake(section, mistake, prefix) for mistake in error.errors()]
-        raise UserError("params.yaml: " + "\n       ".join(lines)) from None
+        raise UserError(f"params.yaml: {describe_errors(error, section, prefix)}") from None
 
 
-def describe_mistake(section: type[BaseModel], mistake: dict[str, Any], prefix: str = "") -> str:
-    """Return one line for one of pydantic's errors, with the nearest valid key where a key is unknown."""
-    location = [str(part) for part in mistake["loc"]]
-    key = ".".join([*([prefix] if prefix else []), *location])
-    if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key '{key}'; {nearest(location[-1], valid_keys(section, location[:-1]))}"
-    if mistake["type"] == "missing":
+def describe_errors(
+    error: ValidationError, section: type[BaseModel] | None = None, prefix: str = ""
+) -> str:
+    """Return a line per error of pydantic's; an unknown key comes with the nearest valid one."""
+    return "\n       ".join(_describe(detail, section, prefix) for detail in error.errors())
+
+
+def _describe(detail: dict[str, Any], section: type[BaseModel] | None, prefix: str) -> str:
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join([prefix, *location] if prefix else location)
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key '{key}'; {nearest(location[-1], _valid_keys(section, location[:-1]))}"
+    if detail["type"].startswith("missing"):
         return f"key '{key}' is missing"
-    return f"{key} = {mistake['input']!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
+    message = detail["msg"]
+    return f"{key} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def valid_keys(section: type[BaseModel], location: list[str]) -> list[str]:
+def _valid_keys(section: type[BaseModel], location: list[str]) -> list[str]:
     """Return the keys of the section found at `location` below `section`."""
     for part in location:
         if not part.isdigit():  # that would be an item of a list
             annotation = section.model_fields[part].annotation
-            section = next(
-                (item for item in get_args(annotation) if item is not Ellipsis), annotation
-            )
+            inner = (item for item in get_args(annotation) if item is not Ellipsis)
+            section = next(inner, annotation)
     return list(section.model_fields)

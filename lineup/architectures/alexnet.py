@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky et al., 2012) for small images: five convolutions, three fully connected layers, dropout."""
+"""AlexNet (Krizhevsky et al., 2012) for small images: five convolutions, three linear layers."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ def build(
     hidden: Annotated[int, Field(ge=1)],
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
 ) -> nn.Module:
-    """Return Conv → (MaxPool 2) → BatchNorm → ReLU five times, then Dropout → Linear → ReLU twice, then Linear."""
+    """Return Conv → (MaxPool 2) → BatchNorm → ReLU ×5, Dropout → Linear → ReLU ×2, Linear."""
     depth, height, width = image_shape("alexnet", shape, smallest=8)
     layers: list[nn.Module] = []
     for index, features in enumerate(channels):

@@ -1,4 +1,4 @@
-"""Small convolutional network: 5×5 convolutions, each halved by max pooling, then one linear layer (29k parameters)."""
+"""Small convolutional network: 5×5 convolutions with max pooling, one linear layer (29k)."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ def build(
     batch_norm: bool = True,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
-    """Return the blocks Conv 5×5 → MaxPool 2 → (BatchNorm) → ReLU for each of `channels`, then Linear."""
+    """Return Conv 5×5 → MaxPool 2 → (BatchNorm) → ReLU for each of `channels`, then Linear."""
     depth, height, width = image_shape("cnn", shape, smallest=2 ** len(channels))
     layers: list[nn.Module] = []
     for features in channels:

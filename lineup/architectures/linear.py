@@ -1,4 +1,4 @@
-"""Softmax regression: one linear layer on the flattened input; linear regression where the task is regression."""
+"""Softmax regression, or linear regression: one linear layer on the flattened input."""
 
 import math
 

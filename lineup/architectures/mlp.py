@@ -18,7 +18,7 @@ def build(
     batch_norm: bool = True,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
-    """Return the layers Linear → (BatchNorm) → activation → (Dropout) for each hidden width, then Linear."""
+    """Return Linear → (BatchNorm) → activation → (Dropout) per hidden width, then Linear."""
     layers: list[nn.Module] = [nn.Flatten()]
     width = math.prod(shape)
     for units in hidden:

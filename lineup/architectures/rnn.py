@@ -1,4 +1,4 @@
-"""Recurrent network that reads an image row by row; recurrent weights start as the identity (Le et al., 2015)."""
+"""Recurrent network over an image's rows; its weights start as the identity (Le et al., 2015)."""
 
 from typing import Annotated, Literal
 
@@ -48,6 +48,6 @@ def build(
     activation: Literal["tanh", "relu"] = "tanh",
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
-    """Return an RNN of `layers` × `hidden` units over rows of C·W features, all its states read by Linear."""
+    """Return an RNN of `layers` × `hidden` units over rows of C·W features, read by Linear."""
     channels, height, width = image_shape("rnn", shape, smallest=1)
     return RowReader(height, channels * width, outputs, hidden, layers, activation, dropout)

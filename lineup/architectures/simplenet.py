@@ -1,4 +1,4 @@
-"""Small all-convolutional network: 3×3 convolutions with batch norm, in stages, and a global average at the end."""
+"""Small all-convolutional network: stages of 3×3 convolutions, and a global average at the end."""
 
 from typing import Annotated
 
@@ -17,9 +17,9 @@ def build(
     channels: Annotated[list[Widths], Field(min_length=1)],
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
-    """Return, per stage of `channels`, convolutions of those widths; MaxPool 2 between stages; then Linear.
+    """Return convolutions per stage of `channels`, MaxPool 2 between stages, then Linear.
 
-    The pooling stands right behind a stage's last convolution, where batch norm and ReLU then cost a quarter.
+    The pooling stands right behind a stage's last convolution: norm and ReLU then cost a quarter.
     """
     depth, _, _ = image_shape("simplenet", shape, smallest=2 ** len(channels))
     layers: list[nn.Module] = []

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lineup import paths
 from lineup.errors import UserError
-from lineup.files import read_json, read_tensors
+from lineup.files import read_json
 from lineup.task import Task
+from lineup.tensors import read_tensors
 
 
 @dataclass(frozen=True)

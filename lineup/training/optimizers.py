@@ -12,32 +12,32 @@ from lineup.params import Train
 
 
 def make_optimizers(model: nn.Module, recipe: Train) -> list[Optimizer]:
-    """Return the optimizers, fused where torch has them; weight decay spares biases and norms, which are vectors.
+    """Return the optimizers, fused where torch has them; weight decay spares vectors.
 
-    Muon takes all matrices but the last layer's; that one and the vectors are AdamW's then.
+    Those are biases and norms. Muon takes all matrices but the last layer's; AdamW takes the rest.
     """
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    rate, decay, momentum = recipe.learning_rate, recipe.weight_decay, recipe.momentum
+    lr, decay, momentum = recipe.learning_rate, recipe.weight_decay, recipe.momentum
     nesterov = recipe.nesterov and momentum > 0
     optimizers: list[Optimizer] = []
     if recipe.optimizer == "muon" and len(matrices) > 1:
         *hidden, last = matrices
-        optimizers.append(Muon(hidden, rate, decay, momentum, nesterov))
+        optimizers.append(Muon(hidden, lr, decay, momentum, nesterov))
         matrices = [last]
     groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
     fused = matrices[0].device.type in ("cpu", "cuda", "mps")
     if recipe.optimizer == "sgd":
-        return [torch.optim.SGD(groups, rate, momentum, nesterov=nesterov, fused=fused)]
+        return [torch.optim.SGD(groups, lr, momentum, nesterov=nesterov, fused=fused)]
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return [*optimizers, adam(groups, rate, fused=fused)]
+    return [*optimizers, adam(groups, lr, fused=fused)]
 
 
 class Muon(Optimizer):
-    """Momentum whose direction is made orthogonal (Jordan et al., 2024), for weights of two or more dimensions.
+    """Momentum whose direction is made orthogonal (Jordan et al., 2024), for matrices and more.
 
-    0.2 √(longer side) gives a step the size of AdamW's, so that both share a learning rate (Liu et al., 2025).
-    torch's own takes no convolutions, and computes in bfloat16, which most CPUs only emulate.
+    0.2 √(longer side) gives a step the size of AdamW's, so that both share a learning rate (Liu et
+    al., 2025). torch's own takes no convolutions, and computes in bfloat16, which most CPUs emulate.
     """
 
     def __init__(
@@ -49,21 +49,18 @@ class Muon(Optimizer):
         nesterov: bool,
     ) -> None:
         """Take the settings of torch.optim.Muon."""
-        super().__init__(
-            params,
-            {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov},
-        )
+        defaults = {"lr": lr, "weight_decay": weight_decay}
+        super().__init__(params, defaults | {"momentum": momentum, "nesterov": nesterov})
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move every weight that has a gradient."""
+        """Update every weight that has a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self.move(weight, group)
+                    self._update(weight, group)
 
-    def move(self, weight: Tensor, group: dict[str, Any]) -> None:
-        """Move one weight by a step with the settings of its group."""
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(weight)
@@ -72,46 +69,45 @@ class Muon(Optimizer):
         matrix = direction.flatten(1)  # a convolution has a row per output channel
         size = 0.2 * max(matrix.shape) ** 0.5
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.sub_(orthogonal(matrix).view_as(weight), alpha=group["lr"] * size)
+        weight.sub_(newton_schulz(matrix).view_as(weight), alpha=group["lr"] * size)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Return float32 (M, N) with the singular vectors of `matrix` (M, N), and singular values of about 1 for its.
+def newton_schulz(matrix: Tensor) -> Tensor:
+    """Return float32 (M, N) with the singular vectors of `matrix` and singular values of about 1.
 
-    Five Newton-Schulz steps with the coefficients of Jordan et al. (2024) bring values that are not much smaller than
-    the largest between 0.7 and 1.2; what is nearly zero grows, and stays smaller.
+    Five Newton-Schulz steps with the coefficients of Jordan et al. (2024) bring values that are not
+    much smaller than the largest between 0.7 and 1.2; what is nearly zero grows, and stays smaller.
     """
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
     x = x / x.norm().clamp_min(1e-7)
     for _ in range(5):
         gram = x @ x.T
-        x = torch.addmm(
-            x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445
-        )
+        polynomial = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.addmm(x, polynomial, x, beta=3.4445)
     return x.T if is_tall else x
 
 
-def learning_rate(recipe: Train, step: int, steps_per_epoch: int) -> float:
+def learning_rate_at(recipe: Train, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of a global step, a pure function of it.
 
-    one_cycle rises from a 25th along a cosine and falls to nothing along another (Smith and Topin, 2017).
+    one_cycle rises from a 25th along a cosine and falls to nothing along another (Smith and Topin,
+    2017).
     """
     total = recipe.epochs * steps_per_epoch
     if recipe.schedule == "step":
-        return recipe.learning_rate * recipe.step_factor ** (
-            step // (recipe.step_epochs * steps_per_epoch)
-        )
+        drops = step // (recipe.step_epochs * steps_per_epoch)
+        return recipe.learning_rate * recipe.step_factor**drops
     if recipe.schedule == "cosine":
-        return recipe.learning_rate * descent(step / total)
+        return recipe.learning_rate * _half_cosine(step / total)
     if recipe.schedule == "one_cycle":
         peak = max(1, round(recipe.warmup * total))
         if step < peak:
-            return recipe.learning_rate * (1 - (1 - 1 / 25) * descent(step / peak))
-        return recipe.learning_rate * descent((step - peak) / (total - peak))
+            return recipe.learning_rate * (1 - (1 - 1 / 25) * _half_cosine(step / peak))
+        return recipe.learning_rate * _half_cosine((step - peak) / (total - peak))
     return recipe.learning_rate
 
 
-def descent(part: float) -> float:
-    """Return half a cosine: 1 at part 0, 0 at part 1."""
-    return (1 + math.cos(math.pi * part)) / 2
+def _half_cosine(progress: float) -> float:
+    """Return half a cosine: 1 at progress 0, 0 at progress 1."""
+    return (1 + math.cos(math.pi * progress)) / 2

@@ -1,11 +1,10 @@
-"""The training loop: epochs, moving average, early stopping; its whole state can be saved at any step."""
+"""The training loop as a generator of events; its whole state can be saved after any of them."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,15 +13,38 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lineup.errors import UserError
-from lineup.data.dataset import evaluation_batch
-from lineup.evaluation.scores import regression_scores
+from lineup.evaluation.scores import classification_scores, regression_scores
 from lineup.params import Train
-from lineup.training.batches import Batches, Purpose, draw_seed, shuffled
-from lineup.training.optimizers import learning_rate, make_optimizers
+from lineup.evaluation.inference import evaluation_batch
+from lineup.training.batches import Batches, shuffle
+from lineup.training.draws import Purpose, draw_seed
+from lineup.training.optimizers import learning_rate_at, make_optimizers
 
 
-class Interrupted(Exception):
-    """The training was asked to stop, and has saved where it stands."""
+@dataclass(frozen=True)
+class Step:
+    """A step was taken on `examples` examples."""
+
+    examples: int
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means of loss and accuracy since the last event of this kind, up to a global step."""
+
+    step: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch ended: its row of the history, and its weights where they are to be kept."""
+
+    row: dict[str, float]
+    weights: dict[str, Tensor] | None
+
+
+Event = Step | Means | Epoch
 
 
 @dataclass
@@ -41,63 +63,7 @@ class Progress:
         return self.history[self.best_epoch - 1]
 
 
-@dataclass(frozen=True)
-class Reporter:
-    """What the loop tells the outside world; the result never depends on it."""
-
-    on_step: Callable[
-        [int, float, float | None], None
-    ]  # global step, mean loss and accuracy since the last call
-    on_epoch: Callable[[dict[str, float]], None]
-    on_progress: Callable[[int], None]  # examples of this batch
-    keep: Callable[[int, dict[str, Tensor]], None]  # epoch, weights
-    stop_requested: Callable[[], bool]
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu`, `mps` or `cuda[:N]`; UserError if it is not there."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if name == "auto":
-        return accelerator or torch.device("cpu")
-    device = torch.device(name)
-    if device.type != "cpu":
-        count = (
-            torch.accelerator.device_count()
-            if accelerator and accelerator.type == device.type
-            else 0
-        )
-        if (device.index or 0) >= count:
-            raise UserError(
-                f"params.yaml: train.device = '{name}', but this machine has {count} of them; try auto"
-            )
-    return device
-
-
-def resolve_precision(name: str, device: torch.device) -> str:
-    """Return `float32` or `bfloat16`; `auto` takes bfloat16 where the hardware computes in it."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    elif device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
-    else:
-        native = False
-    return "bfloat16" if native else "float32"
-
-
-def make_deterministic() -> None:
-    """Choose algorithms that give the same bits on every run; must come before the first use of CUDA."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_deterministic_debug_mode(
-        "error"
-    )  # as torch.use_deterministic_algorithms, which imports a compiler
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
-    torch.backends.cudnn.benchmark = False
-
-
-class Training:
+class Trainer:
     """A model, its optimizers and its moving average on their way through the epochs."""
 
     def __init__(
@@ -109,132 +75,96 @@ class Training:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.train, self.validation, self.recipe, self.seed = train, validation, recipe, seed
         self.is_classification = not train.targets.is_floating_point()
-        lone = recipe.batch_size > 1 and len(train) % recipe.batch_size == 1  # batch norm needs two
-        self.steps_per_epoch = max(1, math.ceil(len(train) / recipe.batch_size) - lone)
+        self.steps_per_epoch = _steps_per_epoch(len(train), recipe.batch_size)
         self.optimizers = make_optimizers(self.model, recipe)
         self.average = None
         if recipe.ema:
-            self.average = AveragedModel(
-                self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True
-            )
-        self.autocast = recipe.precision == "bfloat16"
-        on_cpu = (
-            self.device.type == "cpu"
-        )  # where seeding every device that is not there takes a millisecond
-        self.reseed = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
+            ema = get_ema_multi_avg_fn(recipe.ema)
+            self.average = AveragedModel(self.model, multi_avg_fn=ema, use_buffers=True)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)  # sums over the batch
         self.correct = torch.zeros(self.steps_per_epoch, device=self.device)
-        if recipe.batch_size == 1 and any(
-            isinstance(module, nn.BatchNorm1d) for module in model.modules()
-        ):
-            raise UserError(
-                "params.yaml: train.batch_size = 1 is too small for batch norm; try 2 or more"
-            )
-        self.columns = ["epoch", *self.metric_names(), "learning_rate"]
-        self.monitor = recipe.monitor
-        if (
-            recipe.monitor == "auto"
-        ):  # a loss would favour early epochs: label smoothing has later ones less sure
-            self.monitor = "val_accuracy" if self.is_classification else "val_loss"
-        highest = self.monitor in ("val_accuracy", "val_r2")
-        self.highest_is_best = highest if recipe.mode == "auto" else recipe.mode == "max"
-        if self.monitor not in self.columns:
-            raise UserError(
-                f"params.yaml: train.monitor = '{recipe.monitor}' is no metric of this task; try val_loss"
-            )
+        self.columns = ["epoch", *_metric_names(recipe, self.is_classification), "learning_rate"]
+        self.monitor = _resolve_monitor(recipe, self.is_classification, self.columns)
+        self.highest_is_best = self.monitor in ("val_accuracy", "val_r2")
+        if recipe.mode != "auto":
+            self.highest_is_best = recipe.mode == "max"
+        _check_batch_norm(model, recipe)
 
-    def metric_names(self) -> list[str]:
-        """Return the names of the metrics of every epoch, in their order."""
-        if not self.is_classification:
-            return ["train_loss", "val_loss", "val_mae", "val_r2"]
-        top = f"val_top{self.recipe.top_k}_accuracy"
-        return ["train_loss", "train_accuracy", "val_loss", "val_accuracy", top]
+    # --- the loop ---------------------------------------------------------------------------------
 
-    # --- the loop -----------------------------------------------------------------------------------------------------
-
-    def run(
-        self, reporter: Reporter, save: Callable[[Training], None], due: Callable[[], bool]
-    ) -> None:
-        """Train to the end of the recipe or an early stop; `save` is called when `due`, and at the end."""
+    def fit(self) -> Iterator[Event]:
+        """Yield what happens until the recipe ends or stops early."""
         while not self.progress.finished:
-            self.run_epoch(reporter, save, due)
-        save(self)
+            yield from self._fit_epoch()
 
-    def run_epoch(
-        self, reporter: Reporter, save: Callable[[Training], None], due: Callable[[], bool]
-    ) -> None:
+    def _fit_epoch(self) -> Iterator[Event]:
         """Train the rest of the current epoch, validate, and note the best epoch so far."""
-        progress, recipe = self.progress, self.recipe
-        order = shuffled(len(self.train), self.seed, progress.epoch).to(self.device)
-        reported = progress.step - progress.step % recipe.log_every
+        progress, log_every = self.progress, self.recipe.log_every
+        order = shuffle(len(self.train), self.seed, progress.epoch).to(self.device)
+        logged = progress.step - progress.step % log_every
         self.model.train()
         while progress.step < self.steps_per_epoch:
-            index = order[self.examples(progress.step)]
-            self.take_step(index)
+            index = order[self._examples(progress.step)]
+            self._train_step(index)
             progress.step += 1
-            reporter.on_progress(len(index))
-            if progress.step % recipe.log_every == 0 or progress.step == self.steps_per_epoch:
-                self.report_steps(reported, reporter)
-                reported = progress.step
-            if reporter.stop_requested():
-                save(self)
-                raise Interrupted(f"epoch {progress.epoch + 1}, step {progress.step}")
-            if due() and progress.step < self.steps_per_epoch:
-                save(self)
-        row = self.finish_epoch()
-        reporter.on_epoch(row)
-        if recipe.keep_every and progress.epoch % recipe.keep_every == 0:
-            reporter.keep(progress.epoch, self.weights())
-        if due() or reporter.stop_requested():
-            save(self)
-        if reporter.stop_requested() and not progress.finished:
-            raise Interrupted(f"the end of epoch {progress.epoch}")
+            if progress.step % log_every == 0 or progress.step == self.steps_per_epoch:
+                yield self._means(logged)
+                logged = progress.step
+            yield Step(len(index))
+        yield self._finish_epoch()
 
-    def examples(self, step: int) -> slice:
+    def _examples(self, step: int) -> slice:
         """Return which part of the epoch's order a step trains on."""
         start = step * self.recipe.batch_size
-        return slice(
-            start,
-            start + self.recipe.batch_size if step + 1 < self.steps_per_epoch else len(self.train),
-        )
+        is_last = step + 1 == self.steps_per_epoch
+        return slice(start, len(self.train) if is_last else start + self.recipe.batch_size)
 
-    def take_step(self, index: Tensor) -> None:
-        """Train on the examples `index`; all that is random in it depends on seed and step alone."""
-        progress, recipe = self.progress, self.recipe
-        step = progress.epoch * self.steps_per_epoch + progress.step
-        self.reseed(draw_seed(self.seed, Purpose.STEP, step))
-        rate = learning_rate(recipe, step, self.steps_per_epoch)
+    def _train_step(self, index: Tensor) -> None:
+        """Train on the examples `index`; all that is random depends on seed and step alone."""
+        step = self.progress.epoch * self.steps_per_epoch + self.progress.step
+        self._seed_step(step)
+        lr = learning_rate_at(self.recipe, step, self.steps_per_epoch)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
-        inputs, targets = self.train.batch(index, recipe.augment)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                group["lr"] = lr
+        inputs, targets = self.train.batch(index, self.recipe.augment)
+        with self._autocast():
             outputs = self.model(inputs)
-        loss = self.loss(outputs.float(), targets)
+        loss = self._loss(outputs.float(), targets)
         self.model.zero_grad(set_to_none=True)  # the optimizers' own takes longer
         loss.backward()
-        if recipe.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        self.losses[progress.step] = loss.detach() * len(index)
+        self.losses[self.progress.step] = loss.detach() * len(index)
         if self.is_classification:
-            self.correct[progress.step] = (outputs.detach().argmax(1) == targets).sum()
+            self.correct[self.progress.step] = (outputs.detach().argmax(1) == targets).sum()
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def _seed_step(self, step: int) -> None:
+        seed = draw_seed(self.seed, Purpose.STEP, step)
+        if self.device.type == "cpu":  # asking for every device that is not there takes 1 ms
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.recipe.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch: cross-entropy of logits, or the squared error."""
         if self.is_classification:
-            return functional.cross_entropy(
-                outputs, targets, label_smoothing=self.recipe.label_smoothing
-            )
+            smoothing = self.recipe.label_smoothing
+            return functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
         return functional.mse_loss(outputs, targets)
 
-    def report_steps(self, start: int, reporter: Reporter) -> None:
-        """Report the steps since `start` of this epoch; stop the training if a loss is not finite."""
+    def _means(self, start: int) -> Means:
+        """Return the means since step `start` of this epoch; UserError if a loss is not finite."""
         progress = self.progress
         losses = self.losses[start : progress.step]
         finite = losses.isfinite()
@@ -244,133 +174,152 @@ class Training:
                 f"the loss is not finite at epoch {progress.epoch + 1}, step {step}; "
                 "try a lower learning_rate or clip_norm: 1"
             )
-        examples = self.examples(progress.step - 1).stop - self.examples(start).start
-        accuracy = (
-            float(self.correct[start : progress.step].sum()) / examples
-            if self.is_classification
-            else None
-        )
-        step = progress.epoch * self.steps_per_epoch + progress.step
-        reporter.on_step(step, float(losses.cpu().double().sum()) / examples, accuracy)
+        examples = self._examples(progress.step - 1).stop - self._examples(start).start
+        values = {"step_loss": float(losses.cpu().double().sum()) / examples}
+        if self.is_classification:
+            correct = self.correct[start : progress.step]
+            values["step_accuracy"] = float(correct.sum()) / examples
+        return Means(progress.epoch * self.steps_per_epoch + progress.step, values)
 
-    def finish_epoch(self) -> dict[str, float]:
-        """Close the epoch: validate, add the row to the history, keep the best weights, decide whether to stop."""
+    def _finish_epoch(self) -> Epoch:
+        """Validate, add a row to the history, keep the best weights, decide whether to stop."""
         progress, recipe = self.progress, self.recipe
         progress.epoch, progress.step = progress.epoch + 1, 0
-        metrics = {"train_loss": float(self.losses.cpu().double().sum()) / len(self.train)}
-        if self.is_classification:
-            metrics["train_accuracy"] = float(self.correct.sum()) / len(self.train)
-        metrics |= self.validate()
-        last_step = progress.epoch * self.steps_per_epoch - 1
-        metrics |= {
-            "epoch": progress.epoch,
-            "learning_rate": learning_rate(recipe, last_step, self.steps_per_epoch),
-        }
-        row = {name: metrics[name] for name in self.columns}
-        if not math.isfinite(metrics["val_loss"]):
+        row = self._history_row()
+        if not math.isfinite(row["val_loss"]):
             raise UserError(
                 f"val_loss is not finite after epoch {progress.epoch}; try a lower learning_rate"
             )
         progress.history.append(row)
-        if min(progress.history, key=self.rank) is row:  # the first of equals
+        if min(progress.history, key=self._rank) is row:  # the first of equals
             progress.best_epoch = progress.epoch
-            self.best = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
+            weights = self.weights().items()
+            self.best = {name: tensor.detach().clone() for name, tensor in weights}
         waited = progress.epoch - progress.best_epoch
-        progress.finished = (
-            progress.epoch == recipe.epochs
-            or (recipe.patience and waited >= recipe.patience)
-            or False
-        )
-        return row
+        is_stalled = recipe.patience > 0 and waited >= recipe.patience
+        progress.finished = progress.epoch == recipe.epochs or is_stalled
+        is_kept = recipe.keep_every > 0 and progress.epoch % recipe.keep_every == 0
+        return Epoch(row, self.weights() if is_kept else None)
 
-    def rank(self, row: dict[str, float]) -> tuple[float, float]:
+    def _history_row(self) -> dict[str, float]:
+        count = len(self.train)
+        last_step = self.progress.epoch * self.steps_per_epoch - 1
+        metrics = {
+            "epoch": self.progress.epoch,
+            "train_loss": float(self.losses.cpu().double().sum()) / count,
+            "train_accuracy": float(self.correct.sum()) / count,
+            "learning_rate": learning_rate_at(self.recipe, last_step, self.steps_per_epoch),
+            **self.validate(),
+        }
+        return {name: metrics[name] for name in self.columns}
+
+    def _rank(self, row: dict[str, float]) -> tuple[float, float]:
         """Return what is lowest for the best epoch: its score, then val_loss among equals."""
         score = row[self.monitor]
         return -score if self.highest_is_best else score, row["val_loss"]
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Return the metrics of the validation part: sums over all examples, divided once."""
+        """Return the metrics of the validation split: sums over all examples, divided once."""
         model = self.model if self.average is None else self.average.module
         model.eval()
         outputs, targets = [], []
         batch_size = evaluation_batch(self.validation.inputs.shape[1:])
         for start in range(0, len(self.validation), batch_size):
-            inputs, truth = self.validation.batch(slice(start, start + batch_size))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            inputs, batch_targets = self.validation.batch(slice(start, start + batch_size))
+            with self._autocast():
                 outputs.append(model(inputs).float())
-            targets.append(truth)
+            targets.append(batch_targets)
         model.train()
-        return self.score(torch.cat(outputs), torch.cat(targets))
-
-    def score(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """Return the validation metrics of outputs (N, K) and targets (N) or (N, T)."""
-        if not self.is_classification:
-            scores = regression_scores(outputs, targets)
-            return {f"val_{name}": value for name, value in scores.items()}
-        top_k = min(self.recipe.top_k, outputs.shape[1])
-        hits = outputs.topk(top_k, 1).indices == targets[:, None]
-        return {
-            "val_loss": float(functional.cross_entropy(outputs, targets, reduction="sum"))
-            / len(targets),
-            f"val_top{self.recipe.top_k}_accuracy": float(hits.any(1).sum()) / len(targets),
-            "val_accuracy": float((outputs.argmax(1) == targets).sum()) / len(targets),
-        }
+        score = classification_scores if self.is_classification else regression_scores
+        extra = [self.recipe.top_k] if self.is_classification else []
+        scores = score(torch.cat(outputs), torch.cat(targets), *extra)
+        return {f"val_{name}": value for name, value in scores.items()}
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that would ship now: the moving average where there is one."""
         return (self.model if self.average is None else self.average.module).state_dict()
 
-    # --- the state ----------------------------------------------------------------------------------------------------
+    # --- the state --------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return all that a resume needs: JSON and tensors."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        """Return all that a resume needs: JSON, and tensors on the CPU."""
+        tensors = _prefixed("model", self.model.state_dict())
         for number, optimizer in enumerate(self.optimizers):
             for index, values in optimizer.state_dict()["state"].items():
-                key = f"optimizer.{number}.{index}"
-                tensors |= {
-                    f"{key}.{name}": value for name, value in values.items() if value is not None
-                }
+                known = {name: value for name, value in values.items() if value is not None}
+                tensors |= _prefixed(f"optimizer.{number}.{index}", known)
         if self.average is not None:
-            tensors |= {
-                f"average.{name}": tensor for name, tensor in self.average.state_dict().items()
-            }
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+            tensors |= _prefixed("average", self.average.state_dict())
+        tensors |= _prefixed("best", self.best)
         tensors |= {"losses": self.losses, "correct": self.correct}
-        return self.progress.__dict__, {
-            name: tensor.cpu().clone() for name, tensor in tensors.items()
-        }
+        copies = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+        return asdict(self.progress), copies
 
     def restore(self, progress: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
         tensors = {name: tensor.clone().to(self.device) for name, tensor in tensors.items()}
-
-        def below(prefix: str) -> dict[str, Tensor]:
-            return {
-                name[len(prefix) :]: tensor
-                for name, tensor in tensors.items()
-                if name.startswith(prefix)
-            }
-
         self.progress = Progress(**progress)
-        self.model.load_state_dict(below("model."))
+        self.model.load_state_dict(_below("model", tensors))
         for number, optimizer in enumerate(self.optimizers):
-            states: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in below(f"optimizer.{number}.").items():
-                index, key = name.split(".", 1)
-                states.setdefault(int(index), {})[key] = tensor
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
-            for (
-                weight,
-                state,
-            ) in optimizer.state.items():  # fused steps read memory in the weight's own layout
-                state |= {
-                    k: torch.empty_like(weight).copy_(v)
-                    for k, v in state.items()
-                    if v.shape == weight.shape
-                }
+            _restore_optimizer(optimizer, _below(f"optimizer.{number}", tensors))
         if self.average is not None:
-            self.average.load_state_dict(below("average."))
-        self.best = below("best.")
+            self.average.load_state_dict(_below("average", tensors))
+        self.best = _below("best", tensors)
         self.losses, self.correct = tensors["losses"], tensors["correct"]
+
+
+def _steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Return the number of steps; a lone last example joins the batch before: norms need two."""
+    is_lone = batch_size > 1 and examples % batch_size == 1
+    return max(1, math.ceil(examples / batch_size) - is_lone)
+
+
+def _metric_names(recipe: Train, is_classification: bool) -> list[str]:
+    if not is_classification:
+        return ["train_loss", "val_loss", "val_mae", "val_r2"]
+    top = f"val_top{recipe.top_k}_accuracy"
+    return ["train_loss", "train_accuracy", "val_loss", "val_accuracy", top]
+
+
+def _resolve_monitor(recipe: Train, is_classification: bool, columns: list[str]) -> str:
+    """Return the metric that chooses the best epoch.
+
+    `auto` takes accuracy: a loss would favour early epochs, as label smoothing makes later ones
+    less sure.
+    """
+    if recipe.monitor == "auto":
+        return "val_accuracy" if is_classification else "val_loss"
+    if recipe.monitor not in columns:
+        message = f"train.monitor = '{recipe.monitor}' is no metric of this task; try val_loss"
+        raise UserError(f"params.yaml: {message}")
+    return recipe.monitor
+
+
+def _check_batch_norm(model: nn.Module, recipe: Train) -> None:
+    has_batch_norm = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+    if recipe.batch_size == 1 and has_batch_norm:
+        message = "train.batch_size = 1 is too small for batch norm; try 2 or more"
+        raise UserError(f"params.yaml: {message}")
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {k.removeprefix(start): tensor for k, tensor in tensors.items() if k.startswith(start)}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give an optimizer the states of its weights, `tensors` by index and name."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        states.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == weight.shape:  # fused steps read memory in the weight's own layout
+                state[name] = torch.empty_like(weight).copy_(value)

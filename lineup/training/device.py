@@ -1,0 +1,51 @@
+"""Where and how precisely a training computes, and that it does so reproducibly."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from lineup.errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device for `auto`, `cpu`, `mps` or `cuda[:N]`; UserError if it is not there."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    device = torch.device(name)
+    if device.type == "cpu":
+        return device
+    is_here = accelerator is not None and accelerator.type == device.type
+    count = torch.accelerator.device_count() if is_here else 0
+    if (device.index or 0) >= count:
+        raise UserError(
+            f"params.yaml: train.device = '{name}', but this machine has {count} of them; try auto"
+        )
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Return `float32` or `bfloat16`; `auto` takes bfloat16 where the hardware computes in it."""
+    if name != "auto":
+        return name
+    return "bfloat16" if _has_bfloat16(device) else "float32"
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    return False
+
+
+def make_deterministic() -> None:
+    """Choose algorithms that give the same bits on every run; call before the first use of CUDA."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # as torch.use_deterministic_algorithms, which imports a compiler
+    torch.set_deterministic_debug_mode("error")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    torch.backends.cudnn.benchmark = False

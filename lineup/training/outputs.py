@@ -1,0 +1,40 @@
+"""What a training leaves in models/<architecture>/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lineup.files import sha256, write_json, write_rows
+from lineup.model_info import ModelInfo
+from lineup.paths import HISTORY, RUN_JSON, WEIGHTS
+from lineup.tensors import write_tensors
+from lineup.training.setup import Setup
+
+
+def write_outputs(folder: Path, setup: Setup, run_id: str) -> None:
+    """Write the best epoch's weights, every epoch's metrics, model.json, and the run's id."""
+    trainer, config = setup.trainer, setup.config
+    write_tensors(folder / WEIGHTS, trainer.best)
+    write_rows(folder / HISTORY, trainer.progress.history)
+    write_json(folder / RUN_JSON, {"run_id": run_id})
+    best = trainer.progress.best_row
+    info = ModelInfo(
+        architecture=setup.architecture,
+        hyperparameters=config["hyperparameters"],
+        task=setup.dataset.task,
+        dataset=setup.dataset.name,
+        classes=setup.dataset.classes,
+        shape=setup.dataset.shape,
+        mean=setup.split.mean.tolist(),
+        std=setup.split.std.tolist(),
+        preprocessing=setup.dataset.preprocessing,
+        parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+        epoch=trainer.progress.best_epoch,
+        validation={name: value for name, value in best.items() if name.startswith("val_")},
+        recipe=config["recipe"] | {"threads": config["threads"], "torch": config["torch"]},
+        seed=config["seed"],
+        weights_sha256=sha256(folder / WEIGHTS),
+        data=setup.dataset.digests,
+        split=setup.split.digest,
+    )
+    info.write(folder)

@@ -1,0 +1,66 @@
+"""From params and data to a trainer, and to the config that its result depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lineup import architectures
+from lineup.data.dataset import Dataset, Split, load
+from lineup.params import Params
+from lineup.training.batches import Batches
+from lineup.training.checkpoints import code_digests
+from lineup.training.device import make_deterministic, resolve_device, resolve_precision
+from lineup.training.draws import Purpose, draw_seed
+from lineup.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One training, ready to begin."""
+
+    architecture: str
+    dataset: Dataset
+    split: Split
+    trainer: Trainer
+    config: dict[str, Any]  # all that shapes the result: what the fingerprint stands for
+
+
+def set_up(params: Params, architecture: str) -> Setup:
+    """Return the training of `architecture` with everything resolved; UserError on misfits."""
+    recipe, hyperparameters = params.recipe(architecture)
+    make_deterministic()
+    device = resolve_device(recipe.device)
+    dataset, split = Dataset.read(), Split.read()
+    resolved = {
+        "device": device.type,
+        "precision": resolve_precision(recipe.precision, device),
+        "epochs": params.epochs(architecture, len(split.train))[0],
+    }
+    recipe = recipe.model_copy(update=resolved)
+
+    inputs, targets = load("train", dataset.task)
+    train, validation = (
+        Batches(inputs[part].to(device), targets[part].to(device), split.mean, split.std)
+        for part in (split.train, split.validation)
+    )
+    torch.manual_seed(draw_seed(params.seed, Purpose.WEIGHTS, 0))
+    hyperparameters = architectures.complete(architecture, hyperparameters)
+    outputs = len(dataset.classes)
+    model = architectures.build(architecture, dataset.shape, outputs, hyperparameters)
+    trainer = Trainer(model, train, validation, recipe, params.seed)
+
+    config = {
+        "architecture": architecture,
+        "hyperparameters": hyperparameters,
+        "recipe": recipe.model_dump(exclude={"passes"}),  # has done its work: epochs is a number
+        "seed": params.seed,
+        "data": dataset.digests["train"],
+        "split": split.digest,
+        "code": code_digests("train", architecture),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    return Setup(architecture, dataset, split, trainer, config)
