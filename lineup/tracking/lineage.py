@@ -1,4 +1,4 @@
-"""Where a training comes from: code, data, versions, machine; for the record, never for the result."""
+"""Where a training comes from: code, data, versions, machine. No result depends on it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from lineup.paths import DVC_LOCK
+
 CHANGED_BY_REPRO = [":(exclude)dvc.lock", ":(exclude)metrics.json"]
-LARGEST_PATCH = 20_000_000  # bytes
+MAX_PATCH_BYTES = 20_000_000
 TOO_LARGE = "too large to be recorded"
 PLAIN = [
     "--binary",
@@ -26,10 +29,10 @@ PLAIN = [
 ]
 
 
-def git(
+def _git(
     *arguments: str, environment: dict[str, str] | None = None, limit: int = 1_000_000
 ) -> bytes:
-    """Return the output of a Git command, cut off behind `limit`, or nothing where there is no Git or no commit."""
+    """Return a Git command's output, cut off behind `limit`; nothing where Git or a commit lacks."""
     environment = os.environ | (environment or {})
     try:
         with subprocess.Popen(
@@ -41,89 +44,78 @@ def git(
     return output if process.returncode == 0 or len(output) > limit else b""
 
 
-def git_word(*arguments: str) -> str:
+def _git_line(*arguments: str) -> str:
     """Return the output of a Git command that answers with one line."""
-    return git(*arguments).decode(errors="replace").strip()
+    return _git(*arguments).decode(errors="replace").strip()
 
 
 def changes() -> bytes | None:
-    """Return the patch from HEAD to the working tree, new files included, without what `dvc repro` writes.
+    """Return the patch from HEAD to the working tree, without what `dvc repro` writes.
 
-    None stands for a patch too large to be kept with every run.
+    New files are included. None stands for a patch too large to be kept with every run.
     """
-    index = git_word("rev-parse", "--git-path", "index")
+    index = _git_line("rev-parse", "--git-path", "index")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "index"
         if index and Path(index).exists():
             shutil.copy(index, copy)
         environment = {"GIT_INDEX_FILE": str(copy)}
-        git("add", "--intent-to-add", "--all", environment=environment)
-        patch = git(
-            "diff",
-            *PLAIN,
-            "HEAD",
-            "--",
-            ".",
-            *CHANGED_BY_REPRO,
-            environment=environment,
-            limit=LARGEST_PATCH,
-        )
-    return patch if len(patch) <= LARGEST_PATCH else None
+        _git("add", "--intent-to-add", "--all", environment=environment)
+        command = ["diff", *PLAIN, "HEAD", "--", ".", *CHANGED_BY_REPRO]
+        patch = _git(*command, environment=environment, limit=MAX_PATCH_BYTES)
+    return patch if len(patch) <= MAX_PATCH_BYTES else None
 
 
 def tags() -> dict[str, str]:
     """Return code, DVC experiment, data and machine as flat text."""
     found = {
-        "git_commit": git_word("rev-parse", "HEAD"),
-        "git_branch": git_word("branch", "--show-current"),
+        "git_commit": _git_line("rev-parse", "HEAD"),
+        "git_branch": _git_line("branch", "--show-current"),
         "dvc_stage": os.environ.get("DVC_STAGE", ""),
         "dvc_exp_name": os.environ.get("DVC_EXP_NAME", ""),
         "dvc_exp_baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV", ""),
         "python": platform.python_version(),
         "host": platform.node(),
-        "hardware": hardware(),
+        "hardware": _hardware(),
     }
     found |= {package: version(package) for package in ("torch", "dvc", "mlflow")}
-    return found | dvc_digests()
+    return found | _dvc_digests()
 
 
-def dvc_digests() -> dict[str, str]:
+def _dvc_digests() -> dict[str, str]:
     """Return the MD5 by which DVC knows the dataset and the split."""
     try:
-        stages = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
+        stages = yaml.safe_load(DVC_LOCK.read_text(encoding="utf-8"))["stages"]
     except FileNotFoundError:
         return {}
-    outputs = [
-        output for stage in ("fetch", "split") for output in stages.get(stage, {}).get("outs", [])
-    ]
+    made = [stages.get(stage, {}) for stage in ("fetch", "split")]
+    outputs = [output for stage in made for output in stage.get("outs", [])]
     return {f"dvc_md5.{output['path']}": output.get("md5", "") for output in outputs}
 
 
-def hardware() -> str:
+def _hardware() -> str:
     """Return processor and accelerator in words."""
-    import torch
-
-    processor = (
-        torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
-    )
+    known = torch.cpu.get_capabilities().get("cpu_name")
+    processor = known or platform.processor() or platform.machine()
     words = f"{processor}, {os.cpu_count()} cores"
     return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
 
 
-def dataset_facts(name: str, split: str, test: str) -> dict[str, dict[str, str]]:
-    """Return name and digest (MLflow takes 36 characters) of each part, for MLflow's dataset column."""
+def dataset_names(name: str, split: str, test: str) -> dict[str, dict[str, str]]:
+    """Return name and digest (MLflow takes 36 characters) of each split, for its dataset column."""
     digests = {"training": split, "validation": split, "test": test}
     return {
-        part: {"name": f"{name}-{part}", "digest": digest[:32]} for part, digest in digests.items()
+        split: {"name": f"{name}-{split}", "digest": digest[:32]}
+        for split, digest in digests.items()
     }
 
 
-def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as one level with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= flattened(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -1,225 +1,187 @@
-"""A training's model and registered version: made once, scored, proven, described."""
+"""The registered version of a model: the very files that evaluate verified and scored."""
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-import warnings
+from contextlib import suppress
+from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lineup.errors import UserError
-from lineup.files import read_json, read_tensors
-from lineup.tracking.journal import Event
+import mlflow
+import numpy as np
+import onnx
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from lineup.files import read_json
+from lineup.model_info import ModelInfo
+from lineup.paths import MODEL_JSON, ONNX, SCORES, TEMPLATES, VALIDATION, WEIGHTS
 from lineup.tracking.lineage import TOO_LARGE
-from lineup.tracking.runs import TRAINING, Context
-from lineup.training.checkpoints import private_folder
+from lineup.tracking.mirror import Mirror, log_metrics, to_metrics
+from lineup.tracking.names import RUN_ID, registered_name
+from lineup.tracking.run_log import RunLog
+from lineup.tracking.store import registry_lock
 
-if TYPE_CHECKING:
-    from filelock import FileLock
-    from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
-
-TRAINED_AT = "lineup.trained_at"  # the tag with the time, in milliseconds, at which a version's training began
-
-
-def handle_model(context: Context, events: list[Event]) -> None:
-    """Log the model as pt2 and register it as a version, unless a former try did."""
-    from mlflow.exceptions import MlflowException
-
-    description = read_json(context.file(events[0]["file"]) / "model.json")
-    model_id = context.model_id or log_model(context, context.file(events[0]["file"]), description)
-    if context.version is None:
-        bind_to_cpu(context.client, model_id)
-        with contextlib.suppress(MlflowException):  # it exists
-            context.client.create_registered_model(
-                context.registered,
-                description=f"Models that Lineup trained on {context.registered}.",
-            )
-        context.client.create_model_version(
-            context.registered,
-            source=f"models:/{model_id}",
-            run_id=context.run.info.run_id,
-            model_id=model_id,
-            tags={
-                TRAINING: context.journal.training,
-                TRAINED_AT: str(context.start["time"]),
-                **version_tags(description),
-            },
-        )
+WEIGHTS_TAG = "weights_sha256"
+TRAINED_AT = "lineup.trained_at"  # milliseconds
+EXAMPLE = "example.npy"
+READY = "READY"
 
 
-def version_tags(description: dict[str, Any]) -> dict[str, str]:
-    """Return what a version says of itself."""
-    facts = {
-        "architecture": description["architecture"],
-        "parameters": description["parameters"],
-        "split": description["split"],
-        **description["validation"],
-    }
-    return {key: str(value) for key, value in facts.items()}
+def register(mirror: Mirror) -> ModelVersion | None:
+    """Return the version of a run's evaluated model, made where the registry lacks it.
 
-
-def log_model(context: Context, folder: Path, description: dict[str, Any]) -> str:
-    """Log a models/<architecture> folder as a LoggedModel: pt2, signature, input example, pinned requirements."""
-    import mlflow
-    import numpy as np
-    import torch
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    from lineup.serving import deployable as deployment
-
-    module = deployment.load(folder)
-    example = module.example(2).numpy()
-    answer = np.dtype("float32"), (-1, len(description["classes"]))
-    signature = ModelSignature(
-        Schema([TensorSpec(example.dtype, (-1, *description["shape"]))]),
-        Schema([TensorSpec(*answer)]),
-    )
-    mlflow.set_experiment(experiment_id=context.experiment)
-    with warnings.catch_warnings(), mlflow.start_run(run_id=context.run.info.run_id):
-        warnings.filterwarnings("ignore", "The tensor attributes")  # an RNN's flat weights
-        return mlflow.pytorch.log_model(
-            module,
-            name=description["architecture"],
-            serialization_format="pt2",
-            signature=signature,
-            input_example=example,
-            pip_requirements=[
-                f"mlflow=={mlflow.__version__}",
-                f"torch=={torch.__version__.partition('+')[0]}",
-                f"numpy=={np.__version__}",
-            ],
-            extra_files=[str(folder / "model.json")],
-            tags={TRAINING: context.journal.training, **version_tags(description)},
-        ).model_id
-
-
-def bind_to_cpu(client: MlflowClient, model_id: str) -> None:
-    """Have MLflow load the model on the CPU, for which it was exported; where there is CUDA it would insist on that."""
-    from mlflow.models import Model
-
-    model = Model.load(f"models:/{model_id}")
-    model.flavors["python_function"]["config"]["device"] = "cpu"
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(f"{folder}/MLmodel")
-        client.log_model_artifact(model_id, f"{folder}/MLmodel")
-
-
-def handle_evaluation(context: Context, events: list[Event]) -> None:
-    """Prove the registered version, add metrics and pictures to the run, let @<architecture> point to the newest."""
-    from mlflow.entities import Metric
-
-    event, client, run = events[0], context.client, context.run
-    folder, version, model_id = context.file(event["folder"]), context.version, context.model_id
-    if run.data.tags.get("lineup.evaluation") != event["digest"]:
-        log_onnx(context)
-        prove(context, version, event)
-        scores = read_json(folder / "metrics.json")
-        test = {
-            "model_id": model_id,
-            "dataset_name": event["test_name"],
-            "dataset_digest": event["test_digest"],
-        }
-        points = [
-            Metric(name, float(value), event["time"], 0, **test)
-            for name, value in scores.items()
-            if "test_" in name
-        ]
-        client.log_batch(run.info.run_id, metrics=points)
-        client.log_artifacts(run.info.run_id, str(folder), "evaluation")
-        client.log_artifacts(run.info.run_id, str(context.file(event["pictures"])), "pictures")
-        tags = {name: str(value) for name, value in scores.items()}
-        client.set_logged_model_tags(model_id, tags)
-        for name, value in tags.items():
-            client.set_model_version_tag(version.name, version.version, name, value)
-        client.set_tag(run.info.run_id, "lineup.evaluation", event["digest"])
-    with registry_lock():
-        holder = aliased(client, version.name, event["architecture"])
-        if holder is None or int(holder.tags.get(TRAINED_AT, 0)) <= int(
-            version.tags.get(TRAINED_AT, 0)
-        ):
-            client.set_registered_model_alias(version.name, event["architecture"], version.version)
-    describe_version(context)
-
-
-def log_onnx(context: Context) -> None:
-    """Add model.onnx to the registered model, for consumers without torch."""
-    from lineup.serving import deployable as deployment
-
-    with tempfile.TemporaryDirectory() as folder:
-        deployment.write_onnx(deployment.load(context.file("model")), Path(folder) / "model.onnx")
-        context.client.log_model_artifacts(context.model_id, folder)
-
-
-def prove(context: Context, version: ModelVersion, event: Event) -> None:
-    """Load the registered version as a consumer would and hold its answers on the test images against the evaluation.
-
-    Where data/raw holds other data by now, the trained model's own answers on an example stand in.
+    What is done is asked of the version itself, so that a deleted one comes back whole. None where
+    the run was deleted.
     """
-    import mlflow
+    if mirror.run is None:
+        return None
+    log, client = mirror.log, mirror.client
+    info = ModelInfo.read(log.outputs)
+    name = registered_name(info.dataset)
+    with mirror.lock:
+        version = find_version(client, name, info.weights_sha256)
+        if version is None:
+            version = _create_version(mirror, info, name)
+        _tag_version(client, version, log, info)
+        _point_alias(client, version, info.architecture)
+        describe_version(client, version, mirror)
+    return version
 
-    from lineup.data import dataset as datasets
-    from lineup.serving import deployable as deployment
 
-    if datasets.RAW.exists() and datasets.describe().digests["test"][:32] == event["test_digest"]:
-        (expected,) = read_tensors(
-            context.file(event["folder"]) / "predictions.safetensors"
-        ).values()
-        inputs, _ = datasets.load("test")
-    else:
-        trained = deployment.load(context.file("model"))
-        inputs = trained.example(256)
-        expected = deployment.predict(trained, inputs)
-    path = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}")
-    reloaded = deployment.read_pt2(Path(path) / "data" / "model.pt2")
-    session = deployment.read_onnx(Path(path) / "model.onnx")
-    answers = {
-        "model.pt2": deployment.predict(reloaded, inputs),
-        "model.onnx": deployment.predict_onnx(session, inputs),
+def find_version(client: MlflowClient, name: str, weights_sha256: str) -> ModelVersion | None:
+    """Return the newest version with these weights."""
+    query = f"name = '{name}' and tags.`{WEIGHTS_TAG}` = '{weights_sha256}'"
+    found = client.search_model_versions(query)
+    return max(found, key=lambda version: int(version.version), default=None)
+
+
+def _create_version(mirror: Mirror, info: ModelInfo, name: str) -> ModelVersion:
+    client, log = mirror.client, mirror.log
+    model = mirror.find_model()
+    if model is None or model.status != READY:
+        model = _log_model(mirror, info, model)
+    with suppress(MlflowException):  # it exists
+        text = f"Models that Lineup trained on {info.dataset}."
+        client.create_registered_model(name, description=text)
+    return client.create_model_version(
+        name,
+        source=f"models:/{model.model_id}",
+        run_id=mirror.run.info.run_id,
+        model_id=model.model_id,
+        tags={
+            RUN_ID: log.run_id,
+            WEIGHTS_TAG: info.weights_sha256,
+            TRAINED_AT: str(log.start["time"]),
+            "verified": "equal to the trained model on every test input, within 1e-5",
+        },
+    )
+
+
+def _log_model(mirror: Mirror, info: ModelInfo, started: LoggedModel | None) -> LoggedModel:
+    """Make the run's LoggedModel: files first, then its points, then READY."""
+    client, log, run_id = mirror.client, mirror.log, mirror.run.info.run_id
+    tags = {RUN_ID: log.run_id, WEIGHTS_TAG: info.weights_sha256}
+    model = started or client.create_logged_model(
+        mirror.experiment_id, info.architecture, run_id, tags, model_type=info.task
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        _save_model(folder, log, info, Model(run_id=run_id, model_id=model.model_id))
+        client.log_model_artifacts(model.model_id, str(folder))
+    _log_model_points(mirror, info, model.model_id)
+    return client.finalize_logged_model(model.model_id, READY)
+
+
+def _save_model(folder: Path, log: RunLog, info: ModelInfo, model: Model) -> None:
+    """Write MLflow's ONNX flavor around the very file that was scored."""
+    extra_files = [log.outputs / WEIGHTS, log.outputs / MODEL_JSON, log.evaluation / VALIDATION]
+    mlflow.onnx.save_model(
+        onnx.load(log.evaluation / ONNX),
+        str(folder),
+        mlflow_model=model,
+        signature=signature(info),
+        input_example={info.task.inputs: np.load(log.evaluation / EXAMPLE)},
+        pip_requirements=[_pin(name) for name in ("mlflow", "onnx", "onnxruntime", "numpy")],
+        extra_files=[str(path) for path in extra_files],
+        onnx_execution_providers=["CPUExecutionProvider"],  # as it was scored
+        save_as_external_data=False,
+    )
+    data = folder / "model.onnx"
+    data.write_bytes((log.evaluation / ONNX).read_bytes())
+
+
+def _pin(package: str) -> str:
+    return f"{package}=={package_version(package)}"
+
+
+def signature(info: ModelInfo) -> ModelSignature:
+    """Return named tensors: raw inputs in, probabilities or outputs out, any batch size.
+
+    Pixels are uint8: MLflow's server reads fractions of whole-number inputs as 0 without an error.
+    """
+    inputs = TensorSpec(np.dtype(info.task.input_dtype), (-1, *info.shape), info.task.inputs)
+    shape = (-1, len(info.classes))
+    outputs = TensorSpec(np.dtype("float32"), shape, info.task.outputs)
+    return ModelSignature(Schema([inputs]), Schema([outputs]))
+
+
+def _log_model_points(mirror: Mirror, info: ModelInfo, model_id: str) -> None:
+    """Give the model its run's points, and last the scores of the file that ships.
+
+    MLflow ranks models by their last point. The points keep their times, so the run keeps one each.
+    """
+    log = mirror.log
+    validation, test = (_dataset(mirror, split) for split in ("validation", "test"))
+    points, _ = log.read_points()
+    epochs = [point for point in points if "val_loss" in point["values"]]
+    scores = read_json(log.evaluation / SCORES)
+    evaluated_at = read_json(log.evaluation_note)["time"]
+    own = {"time": evaluated_at, "step": max(len(epochs), 1)}
+    shipped = {name: value for name, value in scores.items() if name.startswith("val_")}
+    tested = {name: value for name, value in scores.items() if name.startswith("test_")}
+    metrics = to_metrics(epochs, model_id=model_id, **validation)
+    metrics += to_metrics([own | {"values": shipped}], model_id=model_id, **validation)
+    metrics += to_metrics([own | {"values": tested}], model_id=model_id, **test)
+    log_metrics(mirror.client, mirror.run.info.run_id, metrics)
+
+
+def _dataset(mirror: Mirror, split: str) -> dict[str, str]:
+    facts = mirror.log.start["datasets"][split]
+    return {"dataset_name": facts["name"], "dataset_digest": facts["digest"]}
+
+
+def _tag_version(client: MlflowClient, version: ModelVersion, log: RunLog, info: ModelInfo) -> None:
+    """Put on the version what it says of itself, as far as it is not there."""
+    scores = read_json(log.evaluation / SCORES)
+    tags: dict[str, Any] = {
+        "architecture": info.architecture,
+        "parameters": info.parameters,
+        "split": info.split,
+        **scores,
     }
-    for name, outputs in answers.items():
-        if mistake := deployment.difference(outputs, expected):
-            raise UserError(
-                f"{name} of version {version.version} is not the trained model: {mistake}"
-            )
-    proof = f"equal to the trained model within {deployment.TOLERANCE:g}"
-    context.client.set_model_version_tag(version.name, version.version, "proven", proof)
+    for key, value in tags.items():
+        if version.tags.get(key) != str(value):
+            client.set_model_version_tag(version.name, version.version, key, str(value))
+            version.tags[key] = str(value)
 
 
-def describe_version(context: Context) -> None:
-    """Write on the version, in Markdown, what it is, how good, and how to get and to reproduce it."""
-    client, version, run = context.client, context.version, context.run
-    tags, lineage = version.tags, run.data.tags
-    scores = {
-        name: float(value) for name, value in tags.items() if name.startswith(("val_", "test_"))
-    }
-    table = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(scores.items()))
-    patch = {
-        "true": "git apply changes.patch  # lineage/changes.patch of the run\n    ",
-        TOO_LARGE: "# uncommitted changes were too large to be kept: this gives other results than they did\n    ",
-    }.get(lineage.get("git_dirty"), "")
-    number = version.version
-    text = f"""**{tags["architecture"]}** trained on **{version.name}**, {int(tags["parameters"]):,} parameters.
+def _point_alias(client: MlflowClient, version: ModelVersion, alias: str) -> None:
+    """Let @<architecture> point to its newest version; it moves only where that is another one."""
+    with registry_lock():
+        holder = aliased(client, version.name, alias)
+        if holder is None or _trained_at(holder) < _trained_at(version):
+            client.set_registered_model_alias(version.name, alias, version.version)
 
-| metric | value |
-|---|---|
-{table}
 
-{tags.get("gate", "Not exported yet.")}
-
-Takes raw inputs as the signature says (images: uint8 pixels) and answers for those like the training data; on anything
-else it is as sure and wrong as any network. To load it:
-
-    mlflow.pyfunc.load_model("models:/{version.name}/{number}").predict(inputs)
-
-To reproduce it:
-
-    git checkout {lineage.get("git_commit", "<commit unknown>")}
-    {patch}dvc repro train@{tags["architecture"]}
-"""
-    client.update_model_version(version.name, number, text)
+def _trained_at(version: ModelVersion) -> int:
+    return int(version.tags.get(TRAINED_AT, 0))
 
 
 def aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
@@ -228,8 +190,24 @@ def aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     return client.get_model_version(name, str(number)) if number else None
 
 
-def registry_lock() -> FileLock:
-    """Return the lock under which processes of this repository move aliases."""
-    from filelock import FileLock
-
-    return FileLock(private_folder() / "registry.lock")
+def describe_version(client: MlflowClient, version: ModelVersion, mirror: Mirror) -> None:
+    """Write on the version, in Markdown, what it is, how good, how to get and to reproduce it."""
+    lineage = mirror.run.data.tags
+    is_score = ("val_", "test_")
+    scores = {key: float(value) for key, value in version.tags.items() if key.startswith(is_score)}
+    templates = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True
+    )
+    text = templates.get_template("version.md.jinja").render(
+        name=version.name,
+        number=version.version,
+        architecture=version.tags["architecture"],
+        parameters=int(version.tags["parameters"]),
+        scores=dict(sorted(scores.items())),
+        gate=version.tags.get("gate", "Not exported yet."),
+        commit=lineage.get("git_commit", "<commit unknown>"),
+        has_patch=lineage.get("git_dirty") == "true",
+        patch_is_lost=lineage.get("git_dirty") == TOO_LARGE,
+    )
+    if text != version.description:
+        client.update_model_version(version.name, version.version, text)

@@ -1,236 +1,140 @@
-"""Where MLflow's store is, and a client of it: the repository's own SQLite file, or MLFLOW_TRACKING_URI."""
+"""A client of the tracking store that answers or fails within seconds."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import re
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import mlflow
+import requests
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Experiment
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from lineup.errors import UserError
-from lineup.training.checkpoints import private_folder
+from lineup.paths import state_dir
+from lineup.tracking import location, sqlite_tables
 
-if TYPE_CHECKING:
-    from filelock import FileLock
-    from mlflow import MlflowClient
-
-SERVER = os.environ.get(
-    "MLFLOW_TRACKING_URI", ""
-)  # read once: MLflow sets the variable itself later
-SECONDS_TO_ANSWER = 5.0
-
-
-def enabled() -> bool:
-    """Tell whether tracking is on; LINEUP_TRACKING=off turns it off."""
-    return os.environ.get("LINEUP_TRACKING", "on").lower() not in ("off", "0", "false", "no")
+ANSWER_TIMEOUT_SECONDS = 5.0
+FAST_FAILURE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+for _name, _value in FAST_FAILURE.items():
+    os.environ.setdefault(_name, _value)
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # errors are raised, and reported by us
 
 
-def store_root() -> Path:
-    """Return the folder that holds mlflow.db and mlartifacts/: the repository's root."""
-    return private_folder().parent
+class StoreError(Exception):
+    """The tracking store can't be used now: the reason in one line."""
 
 
-def database() -> Path | None:
-    """Return the file of the SQLite store, the repository's own unless MLFLOW_TRACKING_URI names another store."""
-    if SERVER and not SERVER.startswith("sqlite:///"):
-        return None
-    return store_root() / (SERVER.removeprefix("sqlite:///") or "mlflow.db")
-
-
-def store_uri() -> str:
-    """Return MLFLOW_TRACKING_URI, or the SQLite store of this repository, as an absolute address."""
-    return f"sqlite:///{database()}" if database() else SERVER
-
-
-def import_mlflow() -> None:
-    """Import what `connect` needs, set to fail fast and to unpickle nothing: a second or two of work."""
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, and reported by us
-    if database():
-        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-
-
-def connect() -> MlflowClient:
-    """Return a client of the store that fails fast; creates the SQLite store under a lock, in write-ahead mode."""
-    import_mlflow()
-    import mlflow
-
-    uri = store_uri()
-    check_reachable(uri)
+def client() -> MlflowClient:
+    """Return a client of the store; makes the SQLite store if it is not there. StoreError."""
+    uri = location.store_uri()
+    _check_reachable(uri)
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    mlflow.set_registry_uri(location.registry_uri())
     with store_lock():
-        if file := database():
-            create_store(file)
-        try:
-            client = mlflow.MlflowClient(uri, uri)
-        except mlflow.exceptions.MlflowException as error:
-            if "db upgrade" not in str(error):
-                raise
-            command = f"mlflow db upgrade {uri}"
-            raise ConnectionError(
-                f"an older MLflow made it; keep a copy, then run: {command}"
-            ) from None
+        file = location.database()
         if file:
-            relocate(file)
-    return client
+            _create_store(file)
+        try:
+            connected = MlflowClient(uri, location.registry_uri())
+        except MlflowException as error:
+            raise StoreError(_explain(error, uri)) from None
+        if file:
+            sqlite_tables.relocate(file)
+    return connected
 
 
-def reach() -> MlflowClient:
+def client_for_user() -> MlflowClient:
     """Return a client for a person who waits for an answer: UserError if the store fails."""
     try:
-        return connect()
-    except ConnectionError as error:
-        raise UserError(f"MLflow at {store_uri()}: {error}") from None
+        return client()
+    except StoreError as error:
+        raise UserError(f"MLflow at {location.store_uri()}: {error}") from None
 
 
-def check_reachable(uri: str) -> None:
-    """Raise ConnectionError within seconds if nothing answers where an HTTP store should be."""
+def _check_reachable(uri: str) -> None:
+    if uri.startswith("file:") or "://" not in uri:
+        message = "MLflow has no file stores any more; unset MLFLOW_TRACKING_URI, or name a server"
+        raise UserError(f"MLFLOW_TRACKING_URI={uri}: {message} or sqlite:///mlflow.db")
     if not uri.startswith(("http://", "https://")):
         return
-    import requests
-
-    with contextlib.suppress(
-        requests.exceptions.SSLError
-    ):  # something answers; MLflow has settings for this
+    with suppress(requests.exceptions.SSLError):  # it answers; MLflow has settings for this
         try:
-            requests.head(uri, timeout=SECONDS_TO_ANSWER)
+            requests.head(uri, timeout=ANSWER_TIMEOUT_SECONDS)
+        except requests.exceptions.SSLError:
+            raise
         except requests.exceptions.Timeout:
-            raise ConnectionError(f"no answer within {SECONDS_TO_ANSWER:.0f} s") from None
+            raise StoreError(f"no answer within {ANSWER_TIMEOUT_SECONDS:.0f} s") from None
         except requests.exceptions.ConnectionError:
-            raise ConnectionError("nothing listens there") from None
+            raise StoreError("nothing listens there") from None
+
+
+def _explain(error: MlflowException, uri: str) -> str:
+    if "db upgrade" in str(error):
+        return f"an older MLflow made it; keep a copy, then run: mlflow db upgrade {uri}"
+    return summary(error)
 
 
 def store_lock() -> FileLock:
-    """Return the lock under which processes of this repository open the store: migrations do not bear company."""
-    from filelock import FileLock
-
-    return FileLock(private_folder() / "store.lock")
+    """Return the lock to open the store under: SQLite migrations must not run concurrently."""
+    return FileLock(state_dir() / "store.lock")
 
 
-def create_store(path: Path) -> None:
-    """Create the SQLite store if it is not there; have it in write-ahead mode, in which readers block nobody."""
-    import sqlite3
-
-    if path.exists():
-        with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    new = path.with_suffix(".db.new")
-    new.unlink(missing_ok=True)
-    SqlAlchemyStore(f"sqlite:///{new}", str(path.parent / "mlartifacts")).engine.dispose()
-    with contextlib.closing(sqlite3.connect(new)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-    for suffix in ("-wal", "-shm"):  # of a deleted store: SQLite would replay them into the new one
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    new.rename(path)
+def registry_lock() -> FileLock:
+    """Return the lock under which processes of this repository move aliases."""
+    return FileLock(state_dir() / "registry.lock")
 
 
-def relocate(path: Path) -> None:
-    """Tell the store of a repository that was moved or copied where its artifacts are now: MLflow keeps full paths."""
-    import sqlite3
-
-    columns = {
-        "experiments": "artifact_location",
-        "runs": "artifact_uri",
-        "logged_models": "artifact_location",
-        "model_versions": "storage_location",
-    }
-    here = str(path.parent / "mlartifacts")
-    with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection, connection:
-        found = connection.execute(
-            "SELECT artifact_location FROM experiments WHERE experiment_id = 0"
-        ).fetchone()
-        before = found[0].removesuffix("/0") if found else here
-        if before == here or not before.startswith("/") or not before.endswith("/mlartifacts"):
-            return
-        if (
-            Path(before).is_dir() and not Path(here).is_dir()
-        ):  # a store of somebody else, who keeps them elsewhere
-            return
-        for table, column in columns.items():
-            moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
-            connection.execute(moved, (here, len(before) + 1, len(before), before))
+def _create_store(path: Path) -> None:
+    if not path.exists():
+        new = path.with_suffix(".db.new")
+        new.unlink(missing_ok=True)
+        SqlAlchemyStore(f"sqlite:///{new}", str(path.parent / "mlartifacts")).engine.dispose()
+        for suffix in ("-wal", "-shm"):  # of a deleted store: SQLite would replay them
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        sqlite_tables.use_write_ahead_log(new)
+        new.rename(path)
+    sqlite_tables.use_write_ahead_log(path)
 
 
-def experiment_id(client: MlflowClient, name: str) -> str:
-    """Return the id of the experiment: found, restored, or made with an absolute place for its artifacts."""
-    from mlflow.exceptions import MlflowException
-
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        try:
-            file = database()
-            return client.create_experiment(
-                name, str(file.parent / "mlartifacts") if file else None
-            )
-        except MlflowException:  # another process was faster
-            experiment = client.get_experiment_by_name(name)
-    if experiment.lifecycle_stage == "deleted":
-        client.restore_experiment(experiment.experiment_id)
-    return experiment.experiment_id
+def open_experiment(connected: MlflowClient, name: str) -> tuple[Experiment, str]:
+    """Return the experiment, and what had to be done to have it: "", "made" or "restored"."""
+    found = connected.get_experiment_by_name(name)
+    if found is None:
+        root = location.artifact_root()
+        with suppress(MlflowException):  # another process was faster
+            connected.create_experiment(name, str(root) if root else None)
+        return connected.get_experiment_by_name(name), "made"
+    if found.lifecycle_stage == "deleted":
+        connected.restore_experiment(found.experiment_id)
+        return found, "restored"
+    return found, ""
 
 
 def download(uri: str) -> Path:
-    """Return a local folder with the files of a registered or logged model; UserError if there is none."""
-    return find_locally(uri) or fetch(uri)
-
-
-def find_locally(uri: str) -> Path | None:
-    """Return the folder of a registered model in this repository's own store, if it is there.
-
-    Asks SQLite itself: importing MLflow takes longer than all that predict does. Whatever is unusual is left to MLflow.
-    """
-    import sqlite3
-
-    file, parts = database(), re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
-    if not (file and file.exists() and parts):
-        return None
-    name, alias, number = parts.groups()
-    query = """SELECT storage_location FROM model_versions WHERE name = :name AND version = coalesce(
-        :number, (SELECT version FROM registered_model_aliases WHERE name = :name AND alias = :alias))"""
-    try:
-        with contextlib.closing(
-            sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)
-        ) as connection:
-            found = connection.execute(
-                query, {"name": name, "alias": alias, "number": number}
-            ).fetchone()
-    except sqlite3.Error:
-        return None
-    folder = Path(found[0]) if found and found[0] else None
-    return (
-        folder
-        if folder and folder.is_dir() and folder.is_relative_to(file.parent / "mlartifacts")
-        else None
-    )
-
-
-def fetch(uri: str) -> Path:
-    """Return a local copy of a model's files, by MLflow; UserError if there is none."""
-    client = reach()
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
+    """Return a local folder with the files of a registered or logged model; UserError if none."""
+    found = sqlite_tables.find_model_locally(uri)
+    if found:
+        return found
+    connected = client_for_user()
     try:
         return Path(mlflow.artifacts.download_artifacts(uri))
     except MlflowException as error:
-        names = (
-            ", ".join(sorted(model.name for model in client.search_registered_models()))
-            or "none yet: run dvc repro"
-        )
+        names = sorted(model.name for model in connected.search_registered_models())
+        known = ", ".join(names) or "none yet: run dvc repro, or make sync after dvc pull"
+        where = location.store_uri()
         raise UserError(
-            f"no model at {uri} in {store_uri()} ({summary(error)}); registered: {names}"
+            f"no model at {uri} in {where} ({summary(error)}); registered: {known}"
         ) from None
 
 

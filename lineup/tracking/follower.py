@@ -1,0 +1,51 @@
+"""The process beside a training that mirrors its run: `python -m stages.sync --follow RUN`.
+
+It imports no torch, so a training neither waits for MLflow nor shares Python's lock with it. Its
+standard input is a pipe from the training: when that closes, the training ended or was killed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+from lineup.tracking.run_log import RunLog
+
+END_TIMEOUT_SECONDS = 10.0  # for the rest at the end; what is missing then, make sync brings
+
+
+class Follower:
+    """The training's side of that process."""
+
+    def __init__(self, log: RunLog) -> None:
+        self.log = log
+        command = [sys.executable, "-m", "stages.sync", "--follow", log.run_id]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is the training's to answer
+        )
+
+    def close(self) -> None:
+        """Wait until the rest is mirrored, the store fails, or the user presses Ctrl-C."""
+        with suppress(KeyboardInterrupt):
+            self._wait()
+        self.process.kill()
+        if self.process.wait() != 0:
+            print("MLflow lacks a part of this run, and nothing is lost; later: make sync")
+
+    def _wait(self) -> None:
+        self.process.stdin.close()
+        moved_at, seen = time.monotonic(), self._progress()
+        while time.monotonic() - moved_at < END_TIMEOUT_SECONDS:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.2)
+                return
+            if self._progress() != seen:
+                moved_at, seen = time.monotonic(), self._progress()
+
+    def _progress(self) -> list[int]:
+        """Return what changes whenever something was sent."""
+        return [path.stat().st_mtime_ns for path in (self.log.folder / "mirrors").glob("*.json")]

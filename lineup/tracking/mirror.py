@@ -1,0 +1,245 @@
+"""Makes MLflow equal to a run's folder; repeating it changes nothing.
+
+A cursor per store remembers what was sent, so that repeating is quick. It counts only together
+with the very experiment and run it was made for: a store that was made anew gets everything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import (
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LoggedModel,
+    Metric,
+    Param,
+    Run,
+    ViewType,
+)
+
+from lineup.files import read_json, sha256, write_json
+from lineup.tracking.location import store_uri
+from lineup.tracking.names import RUN_ID
+from lineup.tracking.run_log import RunLog, now_ms
+from lineup.tracking.store import open_experiment
+
+MAX_METRICS = 1000  # of MLflow, per request
+MAX_PARAMS = 100
+MAX_PARAM_LENGTH = 6000
+MAX_TAG_LENGTH = 5000
+
+
+class Mirror:
+    """The mirror of one run in one store."""
+
+    def __init__(self, log: RunLog, client: MlflowClient, is_live: bool = False) -> None:
+        self.log, self.client = log, client
+        self.is_live = is_live  # the training goes on while this mirror is used
+        self.note = ""  # what a person should know
+        self.experiment = self._open_experiment()
+        store = hashlib.sha256(store_uri().encode()).hexdigest()[:16]
+        self.cursor_file = log.folder / "mirrors" / f"{store}.json"
+        self.lock = FileLock(log.folder / "mirrors" / f"{store}.lock")
+        self.cursor_file.parent.mkdir(parents=True, exist_ok=True)
+        self.run: Run | None = None
+        self.cursor: dict[str, Any] = {}
+        self.status_sent = ""
+
+    def _open_experiment(self) -> Experiment:
+        name = self.log.start["experiment"]
+        experiment, change = open_experiment(self.client, name)
+        if change:
+            self.note = f"experiment '{name}' was {change}"
+        return experiment
+
+    @property
+    def experiment_id(self) -> str:
+        """Return the id of the run's experiment."""
+        return self.experiment.experiment_id
+
+    @property
+    def is_deleted(self) -> bool:
+        """Tell whether somebody deleted this run, alone: it stays deleted."""
+        return self.run is None
+
+    def update(self) -> None:
+        """Send what the store lacks: the run, its params, points, artifacts, status."""
+        with self.lock:
+            if self.run is None:
+                self.run = self._find_or_create_run()
+            if self.run is None:
+                return
+            self._send_points()
+            self._send_artifacts()
+            self._send_status()
+
+    # --- the run ----------------------------------------------------------------------------------
+
+    def _find_or_create_run(self) -> Run | None:
+        born = f"{self.experiment_id}-{self.experiment.creation_time}"
+        cursor = read_json(self.cursor_file) if self.cursor_file.exists() else {}
+        run = find_run(self.client, self.experiment_id, self.log.run_id)
+        if run is not None and run.info.lifecycle_stage == "deleted":
+            return None
+        is_known_here = cursor.get("experiment") == born
+        if run is None and is_known_here:  # and purged: somebody deleted it
+            return None
+        if run is None:
+            run = self._create_run()
+        if not is_known_here or cursor["run"] != run.info.run_id:
+            cursor = {"experiment": born, "run": run.info.run_id, "points": 0, "artifacts": {}}
+        self.cursor = cursor
+        self._send_params(run)
+        write_json(self.cursor_file, cursor)
+        return run
+
+    def _create_run(self) -> Run:
+        start = self.log.start
+        source = {"mlflow.source.name": "stages/train.py", "mlflow.source.type": "LOCAL"}
+        if commit := start["tags"].get("git_commit"):
+            source["mlflow.source.git.commit"] = commit
+        tags = {RUN_ID: self.log.run_id, **source, **start["tags"]}
+        return self.client.create_run(self.experiment_id, start["time"], tags, start["name"])
+
+    def _send_params(self, run: Run) -> None:
+        """Send params that the run lacks, and its datasets; a changed one raises in MLflow."""
+        start, run_id = self.log.start, run.info.run_id
+        values = {key: str(value)[:MAX_PARAM_LENGTH] for key, value in start["params"].items()}
+        known = run.data.params
+        params = [Param(key, value) for key, value in values.items() if known.get(key) != value]
+        for first in range(0, len(params), MAX_PARAMS):
+            self.client.log_batch(run_id, params=params[first : first + MAX_PARAMS])
+        if not run.inputs.dataset_inputs:
+            datasets = start["datasets"].items()
+            self.client.log_inputs(run_id, [_dataset_input(*dataset) for dataset in datasets])
+
+    # --- what grows -------------------------------------------------------------------------------
+
+    def _send_points(self) -> None:
+        points, end = self.log.read_points(self.cursor["points"])
+        if points:
+            log_metrics(self.client, self.run.info.run_id, to_metrics(points))
+            self._move_cursor(points=end)
+
+    def _send_artifacts(self) -> None:
+        """Send files that the manifest lacks or has otherwise: MLflow lists no digests."""
+        manifest = dict(self.cursor["artifacts"])
+        for path in sorted(self.log.artifacts.rglob("*")):
+            if not path.is_file() or path.name.endswith(".tmp"):
+                continue
+            name = path.relative_to(self.log.artifacts).as_posix()
+            digest = sha256(path)
+            if manifest.get(name) != digest:
+                folder = str(Path(name).parent)
+                place = None if folder == "." else folder
+                self.client.log_artifact(self.run.info.run_id, str(path), place)
+                manifest[name] = digest
+                self._move_cursor(artifacts=dict(manifest))
+
+    def _send_status(self) -> None:
+        status, info = self._status(), self.run.info
+        if status["status"] == self.status_sent:
+            return
+        self._send_error(status["error"])
+        if status["status"] == "RUNNING":
+            if info.status != "RUNNING":  # it was killed, and goes on
+                self.client.update_run(info.run_id, status="RUNNING")
+        elif (info.status, info.end_time) != (status["status"], status["time"]):
+            self.client.set_terminated(info.run_id, status["status"], status["time"])
+        self.status_sent = status["status"]
+
+    def _send_error(self, error: str) -> None:
+        run_id = self.run.info.run_id
+        if error:
+            self.client.set_tag(run_id, "lineup.error", error[:MAX_TAG_LENGTH])
+        elif "lineup.error" in self.run.data.tags:  # of a try before
+            self.client.delete_tag(run_id, "lineup.error")
+
+    def _status(self) -> dict[str, Any]:
+        """Return the last status; KILLED where the training is gone without a word."""
+        status = self.log.status
+        if status["status"] != "RUNNING" or self.is_live:
+            return status
+        lock = self.log.start["tags"].get("lineup.lock")
+        if lock and is_locked(Path(lock)):
+            return status
+        killed_before = self.run.info.status == "KILLED"
+        time = self.run.info.end_time if killed_before else now_ms()
+        return {"status": "KILLED", "time": time, "error": ""}
+
+    def _move_cursor(self, **changes: Any) -> None:  # noqa: ANN401
+        self.cursor |= changes
+        write_json(self.cursor_file, self.cursor)
+
+    # --- the model --------------------------------------------------------------------------------
+
+    def find_model(self) -> LoggedModel | None:
+        """Return the run's LoggedModel, finished or not."""
+        query = f"tags.`{RUN_ID}` = '{self.log.run_id}'"
+        found = self.client.search_logged_models([self.experiment_id], query)
+        return next(iter(found), None)
+
+
+def find_run(client: MlflowClient, experiment_id: str, run_id: str) -> Run | None:
+    """Return the run with our id, deleted or not; one that lives comes first."""
+    query = f"tags.`{RUN_ID}` = '{run_id}'"
+    for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
+        found = client.search_runs([experiment_id], query, view, max_results=1)
+        if found:
+            return found[0]
+    return None
+
+
+def to_metrics(points: list[dict[str, Any]], **model: str) -> list[Metric]:
+    """Return MLflow's metrics for points of a run log, linked to a model where one is given."""
+    return [
+        Metric(name, float(value), point["time"], point["step"], **model)
+        for point in points
+        for name, value in point["values"].items()
+    ]
+
+
+def log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
+    """Log any number of metrics; a point that is there already stays one point."""
+    for first in range(0, len(metrics), MAX_METRICS):
+        client.log_batch(run_id, metrics=metrics[first : first + MAX_METRICS])
+
+
+def _dataset_input(split: str, facts: dict[str, str]) -> DatasetInput:
+    """Describe a split from name and digest alone: reading the data would take minutes."""
+    made_by = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "stages/fetch.py"}
+    source = CodeDatasetSource(made_by)
+    dataset = MetaDataset(source, name=facts["name"], digest=facts["digest"])
+    tag = InputTag("mlflow.data.context", split)
+    return DatasetInput(dataset._to_mlflow_entity(), [tag])
+
+
+def close_abandoned_runs(client: MlflowClient, host: str) -> None:
+    """Mark runs of this host as KILLED whose training is gone: nobody holds its lock."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    query = f"attributes.status = 'RUNNING' and tags.host = '{host}'"
+    for run in client.search_runs(experiments, query):
+        lock = Path(run.data.tags.get("lineup.lock", ""))
+        if lock.is_absolute() and lock.parent.is_dir() and not is_locked(lock):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds a lock file."""
+    if not path.parent.is_dir():
+        return False
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except TimeoutError:
+        return True
+    lock.release()
+    return False

@@ -1,0 +1,9 @@
+"""Names in MLflow: what they are made of, and which of them have a meaning for us."""
+
+GATE_ALIASES = {"champion", "challenger"}  # all others are architectures
+RUN_ID = "lineup.run_id"  # the tag by which runs, models and versions are found
+
+
+def registered_name(dataset: str) -> str:
+    """Return the name of a dataset's registered model, without what breaks a models:/ address."""
+    return "".join(letter if letter.isalnum() or letter in "_ .-" else "-" for letter in dataset)

@@ -1,0 +1,158 @@
+"""The gate before @champion: a candidate passes that is not significantly worse on validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+
+from lineup.evaluation.comparisons import mcnemar
+from lineup.files import read_json
+from lineup.paths import VALIDATION
+from lineup.tensors import read_tensors
+from lineup.tracking.mirror import Mirror
+from lineup.tracking.registry import aliased, describe_version
+from lineup.tracking.store import registry_lock
+
+PROMOTED_AT = "lineup.promoted_at"  # milliseconds, of the export that made a champion
+WISH = "lineup.promotion"  # milliseconds, of the export that was decided about last
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate decided, and why, with the numbers."""
+
+    passed: bool
+    reason: str
+
+    @property
+    def alias(self) -> str:
+        """Return the alias that the candidate gets."""
+        return "champion" if self.passed else "challenger"
+
+
+def promote(mirror: Mirror, version: ModelVersion) -> str:
+    """Let the gate decide about an exported version, once per export; return it in words."""
+    wish = read_json(mirror.log.promotion_file)
+    is_decided = "gate" in version.tags and wish["is_adopted"]
+    if is_decided or version.tags.get(WISH) == str(wish["time"]):
+        return f"version {version.version} was decided about before: {version.tags['gate']}"
+    client = mirror.client
+    with registry_lock():
+        champion = aliased(client, version.name, "champion")
+        if champion and int(champion.tags.get(PROMOTED_AT, 0)) > wish["time"]:
+            return f"version {champion.version} became the champion after this export"
+        decision = decide(client, version, champion, wish, mirror.log.evaluation / VALIDATION)
+        _move_aliases(client, version, champion, decision)
+        _write_decision(client, version, champion, decision, wish["time"])
+    describe_version(client, client.get_model_version(version.name, version.version), mirror)
+    return f"{version.name} version {version.version} is the {decision.alias}: {decision.reason}"
+
+
+def decide(
+    client: MlflowClient,
+    candidate: ModelVersion,
+    champion: ModelVersion | None,
+    settings: dict[str, Any],
+    validation: Path,
+) -> Decision:
+    """Return whether the candidate may be champion; `validation` holds its correctness."""
+    if champion and champion.version == candidate.version:
+        return Decision(True, "it was the champion already")
+    if settings["promote"] != "gate":
+        is_forced = settings["promote"] == "always"
+        return Decision(is_forced, f"export.promote is '{settings['promote']}'")
+    if champion is None:
+        return Decision(True, "there was no champion")
+    if champion.tags.get("split") != candidate.tags["split"]:
+        return Decision(
+            False,
+            f"champion version {champion.version} was trained on another split, so they can't be "
+            "compared; to replace it: dvc exp run -S export.promote=always",
+        )
+    return _compare(client, candidate, champion, settings, validation)
+
+
+def _compare(
+    client: MlflowClient,
+    candidate: ModelVersion,
+    champion: ModelVersion,
+    settings: dict[str, Any],
+    validation: Path,
+) -> Decision:
+    source = f"models:/{champion.name}/{champion.version}"
+    folder = Path(mlflow.artifacts.download_artifacts(source))
+    own = read_tensors(validation)
+    other = read_tensors(next(folder.rglob(VALIDATION)))
+    if "correct" in own:
+        test = mcnemar(own["correct"].bool(), other["correct"].bool())
+    else:  # of a regression: who is nearer
+        nearer, farther = own["error"] < other["error"], other["error"] < own["error"]
+        test = mcnemar(nearer, farther)
+    count = len(next(iter(own.values())))
+    numbers = (
+        f"of {count} validation examples only it gets {test['only_a']} right, only champion "
+        f"version {champion.version} {test['only_b']}, p = {test['p_one_sided']:.3g}"
+    )
+    if test["p_one_sided"] < settings["level"]:
+        return Decision(False, f"significantly worse: {numbers}")
+    best = best_champion(client, candidate)
+    accuracy = float(candidate.tags.get("val_accuracy", "nan"))
+    if accuracy < best - settings["margin"]:
+        far = f"more than {settings['margin']} below the best champion's {best:.4f}"
+        return Decision(False, f"validation accuracy {accuracy:.4f} is {far}")
+    is_better = test["only_a"] > test["only_b"]
+    return Decision(True, f"{'better' if is_better else 'not significantly worse'}: {numbers}")
+
+
+def best_champion(client: MlflowClient, version: ModelVersion) -> float:
+    """Return the highest validation accuracy of any champion so far on this version's split."""
+    tags = client.get_registered_model(version.name).tags
+    return float(tags.get(_best_tag(version), "-inf"))
+
+
+def _best_tag(version: ModelVersion) -> str:
+    return f"best_champion.{version.tags['split'][:12]}"
+
+
+def _move_aliases(
+    client: MlflowClient,
+    version: ModelVersion,
+    champion: ModelVersion | None,
+    decision: Decision,
+) -> None:
+    """Set the alias where it moves; a new champion is no challenger any more."""
+    holder = champion if decision.passed else aliased(client, version.name, decision.alias)
+    if holder is None or holder.version != version.version:
+        client.set_registered_model_alias(version.name, decision.alias, version.version)
+        now = aliased(client, version.name, decision.alias)
+        if now.version != version.version:
+            raise ConnectionError(f"another process moved @{decision.alias} at the same time")
+    challenger = aliased(client, version.name, "challenger")
+    if decision.passed and challenger and challenger.version == version.version:
+        client.delete_registered_model_alias(version.name, "challenger")
+
+
+def _write_decision(
+    client: MlflowClient,
+    version: ModelVersion,
+    champion: ModelVersion | None,
+    decision: Decision,
+    time: int,
+) -> None:
+    """Keep on the version what was decided, and in the model how good its best champion was."""
+    stays = champion is not None and champion.version == version.version
+    tags = {WISH: str(time)}
+    if not stays or "gate" not in version.tags:
+        tags["gate"] = f"{decision.alias}: {decision.reason}"
+    if decision.passed:
+        tags[PROMOTED_AT] = str(time)
+    for key, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, key, value)
+    if decision.passed and "val_accuracy" in version.tags:
+        best = max(best_champion(client, version), float(version.tags["val_accuracy"]))
+        client.set_registered_model_tag(version.name, _best_tag(version), str(best))

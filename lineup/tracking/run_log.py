@@ -1,0 +1,138 @@
+"""What a run leaves behind, as files: the truth that MLflow mirrors.
+
+.lineup/runs/<run id>/ holds
+    start.json     experiment, name, params, tags, datasets, time: written once
+    points.jsonl   metrics, a line per step; append-only
+    status.jsonl   RUNNING, FINISHED or FAILED, a line per change; append-only
+    artifacts/     what is logged on the run, in its folders
+    outputs/       weights, model.json and history, as train wrote them
+    evaluation/    the deployable model, its scores and predictions, as evaluate wrote them
+    evaluation.json digest and time of it
+    promotion.json the wish of export to ship it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from lineup.files import flush, read_json, write_json
+from lineup.paths import run_dir, state_dir
+
+
+def now_ms() -> int:
+    """Return the time in milliseconds, as MLflow counts it."""
+    return time.time_ns() // 1_000_000
+
+
+class RunLog:
+    """The folder of one run. Only one process at a time appends points: who trains it."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.folder = run_dir(run_id)
+        self.start_file = self.folder / "start.json"
+        self.points_file = self.folder / "points.jsonl"
+        self.status_file = self.folder / "status.jsonl"
+        self.artifacts = self.folder / "artifacts"
+        self.outputs = self.folder / "outputs"
+        self.evaluation = self.folder / "evaluation"
+        self.evaluation_note = self.folder / "evaluation.json"
+        self.promotion_file = self.folder / "promotion.json"
+        self._known_points: set[tuple[int, str]] | None = None
+
+    @property
+    def is_started(self) -> bool:
+        """Tell whether the run has begun."""
+        return self.start_file.exists()
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """Return the content of start.json."""
+        return read_json(self.start_file)
+
+    def begin(self, start: dict[str, Any]) -> None:
+        """Write start.json, once."""
+        if not self.is_started:
+            write_json(self.start_file, {"time": now_ms()} | start)
+
+    def add_point(self, step: int, values: dict[str, float], at: int | None = None) -> None:
+        """Append metrics of a step; a resumed training may repeat them, which changes nothing."""
+        if self._known_points is None:
+            self._known_points = self._open_points()
+        key = (step, ",".join(values))
+        if key not in self._known_points:
+            self._known_points.add(key)
+            _append(self.points_file, {"time": at or now_ms(), "step": step, "values": values})
+
+    def _open_points(self) -> set[tuple[int, str]]:
+        """Cut off a line that a kill left torn; return which points are there."""
+        if not self.points_file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return set()
+        points, size = self.read_points()
+        os.truncate(self.points_file, size)
+        return {(point["step"], ",".join(point["values"])) for point in points}
+
+    def read_points(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Return the points from byte `offset` on, without a torn last line, and where they end."""
+        if not self.points_file.exists():
+            return [], 0
+        with self.points_file.open("rb") as file:
+            file.seek(offset)
+            content = file.read()
+        content = content[: content.rfind(b"\n") + 1]
+        points = [json.loads(line) for line in content.splitlines()]
+        return points, offset + len(content)
+
+    def set_status(self, status: str, error: str = "") -> None:
+        """Append a status."""
+        _append(self.status_file, {"time": now_ms(), "status": status, "error": error})
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Return the last status: time, status, error."""
+        if not self.status_file.exists():
+            return {"time": self.start["time"], "status": "RUNNING", "error": ""}
+        lines = self.status_file.read_text(encoding="utf-8").split("\n")[:-1]
+        return json.loads(lines[-1])
+
+    def add_artifact(self, source: Path, place: str = "") -> None:
+        """Copy a file or folder to be logged on the run, in its folder `place`."""
+        copy(source, self.artifacts / place / source.name)
+
+    def sync_to_disk(self) -> None:
+        """Bring what was appended safely to disk; a checkpoint is saved after it."""
+        if self.points_file.exists():
+            flush(self.points_file)
+
+
+def _append(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content, ensure_ascii=False) + "\n")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file or folder to `target`, whole or not at all, in place of what is there."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary)
+        shutil.rmtree(target, ignore_errors=True)
+    else:
+        shutil.copyfile(source, temporary)
+        flush(temporary)
+    temporary.replace(target)
+
+
+def run_logs() -> list[RunLog]:
+    """Return the runs of this repository that have begun, oldest first."""
+    names = [path.parent.name for path in (state_dir() / "runs").glob("*/start.json")]
+    logs = [RunLog(name) for name in names]
+    return sorted(logs, key=lambda log: log.start["time"])
