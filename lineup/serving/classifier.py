@@ -1,4 +1,4 @@
-"""A registered or exported model as its users meet it: pictures in, probabilities out; torch only without ONNX."""
+"""A registered or exported model as its users meet it: pictures in, probabilities out."""
 
 from __future__ import annotations
 
@@ -10,45 +10,51 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import onnxruntime
 import yaml
 from PIL import Image
 
-from lineup.errors import UserError
 from lineup.data.preprocessing import Preprocessing
-from lineup.files import read_json
+from lineup.errors import UserError
+from lineup.paths import MODEL_JSON, ONNX, PARAMS, WEIGHTS
+from lineup.task import Task
+from lineup.tracking.names import registered_name
+from lineup.tracking.sqlite_tables import find_model_locally
 
-PARAMS = Path("params.yaml")
-GATE_ALIASES = {"champion", "challenger"}
-HOW_TO_NAME = "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/NAME, or a folder or .onnx file that export made"
+HOW_TO_NAME = (
+    "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/NAME, "
+    "or a folder or .onnx file that export made"
+)
+JSON_KEYS = ("classes", "shape", "preprocessing")
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model, and what is known of it: the content of its model.json, or the metadata of its ONNX file."""
+    """A model, and what is known of it: the metadata of its ONNX file, or its model.json."""
 
     run: Callable[[np.ndarray], np.ndarray]  # uint8 (N, C, H, W) → float32 (N, K)
-    description: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def classes(self) -> list[str]:
         """Return the classes' names, in the order of the outputs."""
-        return self.description["classes"]
+        return self.metadata["classes"]
 
     @property
     def is_outdated(self) -> bool:
         """Tell whether the model was made before it carried its preprocessing."""
-        return not self.description.get("preprocessing")
+        return not self.metadata.get("preprocessing")
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """Return how a picture becomes the tensor that training saw."""
         if self.is_outdated:
-            channels, height, width = self.description["shape"]
+            channels, height, width = self.metadata["shape"]
             return Preprocessing((height, width), channels)
-        return Preprocessing.from_json(self.description["preprocessing"])
+        return Preprocessing.from_json(self.metadata["preprocessing"])
 
     def preprocess(self, picture: Path | BinaryIO | Image.Image) -> np.ndarray:
-        """Return a picture as the model's training saw it, uint8 (C, H, W); raises UnreadablePictureError."""
+        """Return a picture as training saw it, uint8 (C, H, W); raises UnreadablePictureError."""
         return self.preprocessing.tensor(picture)
 
     def classify(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -57,105 +63,67 @@ class Classifier:
 
 
 def open_classifier(model: str | None) -> Classifier:
-    """Open a model by MLflow URI or by path, the dataset's champion by default; UserError where there is none."""
-    model = model or default_model()
-    if ":/" in model:
-        from lineup import tracking
-
-        folder = tracking.download(model)
-    else:
-        folder = Path(model)
-    classifier = read_files(folder)
-    if classifier.description["task"] != "classification":
-        raise UserError(
-            f"{model} takes rows of numbers, not pictures; see the model card beside it"
-        )
+    """Open a model by MLflow URI or by path, the champion by default; UserError if none."""
+    model = model or champion_uri()
+    classifier = _open(_find(model))
+    if classifier.metadata["task"] != Task.CLASSIFICATION:
+        raise UserError(f"{model} takes rows of numbers, not pictures; see the model card there")
     return classifier
 
 
-def default_model() -> str:
-    """Return the URI of the champion."""
-    return f"models:/{registered_name()}@champion"
-
-
-def registered_architectures() -> dict[str, str]:
-    """Return the URI of each architecture's newest proven version, by architecture; UserError where there is none."""
-    from lineup import tracking
-
-    name = registered_name()
-    found = {model.name: model for model in tracking.reach().search_registered_models()}
-    aliases = sorted(found[name].aliases) if name in found else []
-    uris = {alias: f"models:/{name}@{alias}" for alias in aliases if alias not in GATE_ALIASES}
-    if not uris:
-        raise UserError(
-            f"{tracking.store_uri()} holds no proven architecture of '{name}'; run: dvc repro"
-        )
-    return uris
-
-
-def registered_name() -> str:
-    """Return the registered model of params.yaml's dataset, or the store's only one; UserError where that is open."""
-    from lineup import tracking
-
+def champion_uri() -> str:
+    """Return the URI of the champion of params.yaml's dataset; UserError where that is open."""
     if PARAMS.exists():
         params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
         if isinstance(params, dict) and "dataset" in params:
-            return tracking.registered_name(str(params["dataset"]))
-    names = [model.name for model in tracking.reach().search_registered_models()]
-    if len(names) != 1:
-        found = ", ".join(names) or "none"
-        raise UserError(
-            f"name the model: {HOW_TO_NAME} (registered in {tracking.store_uri()}: {found})"
-        )
-    return names[0]
+            return f"models:/{registered_name(str(params['dataset']))}@champion"
+    from lineup.tracking.catalog import only_registered_name  # imports MLflow: 1 s
+
+    return f"models:/{only_registered_name(HOW_TO_NAME)}@champion"
 
 
-def read_files(path: Path) -> Classifier:
-    """Open an ONNX file, or a folder as export, train or MLflow leave it; UserError if it is none of these."""
+def _find(model: str) -> Path:
+    """Return the folder or file of a model."""
+    if ":/" not in model:
+        return Path(model)
+    found = find_model_locally(model)
+    if found:
+        return found
+    from lineup.tracking.store import download  # imports MLflow: 1 s
+
+    return download(model)
+
+
+def _open(path: Path) -> Classifier:
+    """Open an ONNX file, or a folder as export, evaluate, train or MLflow leave it."""
     if path.suffix == ".onnx" and path.is_file():
-        return read_onnx(path)
-    if (path / "model.onnx").is_file():
-        return read_onnx(path / "model.onnx")
-    if (path / "model.safetensors").is_file() or (path / "data" / "model.pt2").is_file():
-        return read_torch(path)
+        return _open_onnx(path)
+    if (path / ONNX).is_file():
+        return _open_onnx(path / ONNX)
+    if (path / WEIGHTS).is_file() and (path / MODEL_JSON).is_file():
+        return _open_weights(path)
+    if (path / "MLmodel").is_file():
+        raise UserError(
+            f"{path} holds no {ONNX}: it was registered by an older version; to renew it: dvc repro"
+        )
     raise UserError(f"no model at '{path}'; name it as {HOW_TO_NAME}")
 
 
-def read_onnx(path: Path) -> Classifier:
-    """Open an ONNX file; what it says of itself is in its metadata."""
-    import onnxruntime
-
+def _open_onnx(path: Path) -> Classifier:
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise UserError(f"{path} is not an ONNX file that can be used: {error}") from None
     metadata = session.get_modelmeta().custom_metadata_map
     if not {"task", "classes", "shape"} <= metadata.keys():
-        raise UserError(
-            f"{path} does not say what it classifies: its metadata lack task, classes or shape"
-        )
-    description = {
-        key: json.loads(metadata[key])
-        for key in ("classes", "shape", "preprocessing")
-        if key in metadata
-    }
+        missing = "its metadata lack task, classes or shape"
+        raise UserError(f"{path} does not say what it classifies: {missing}")
+    decoded = {key: json.loads(metadata[key]) for key in JSON_KEYS if key in metadata}
     name = session.get_inputs()[0].name
-    return Classifier(lambda images: session.run(None, {name: images})[0], metadata | description)
+    return Classifier(lambda images: session.run(None, {name: images})[0], metadata | decoded)
 
 
-def read_torch(folder: Path) -> Classifier:
-    """Open a folder without ONNX: safetensors as train writes them, or the pt2 that MLflow keeps."""
-    import torch
+def _open_weights(folder: Path) -> Classifier:
+    from lineup.serving.weights import run_weights  # imports torch: 2 s
 
-    from lineup.serving import deployable as deployment
-
-    if (folder / "model.safetensors").is_file():
-        module = deployment.load(folder)
-        description = module.description
-    else:
-        module = deployment.read_pt2(folder / "data" / "model.pt2")
-        description = read_json(folder / "extra_files" / "model.json")
-    return Classifier(
-        lambda images: deployment.predict(module, torch.from_numpy(images), len(images)).numpy(),
-        description,
-    )
+    return Classifier(*run_weights(folder))

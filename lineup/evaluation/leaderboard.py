@@ -1,0 +1,163 @@
+"""All architectures side by side: the table, and whether a difference between two is real."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from lineup.data.dataset import Dataset
+from lineup.evaluation import plots
+from lineup.evaluation.comparisons import mcnemar, readable_p
+from lineup.files import write_json, write_text
+from lineup.paths import EVALUATION, HISTORY, MODELS, PLOTS
+
+DISAGREEMENTS = 10  # images in their picture
+COMPARISON = ["a", "b", "only_a", "only_b", "p_one_sided", "p_two_sided"]
+Row = dict[str, Any]
+
+
+def rank(row: Row) -> tuple[float, float, str]:
+    """Return what the leaderboard is sorted by: validation score, validation loss, name."""
+    return -row.get("val_accuracy", 0), row["val_loss"], row["architecture"]
+
+
+def write_leaderboard(rows: list[Row], confidence: float, dataset: Dataset) -> None:
+    """Write the leaderboard as CSV, Markdown and picture, and the scores for `dvc exp show`."""
+    write_text(EVALUATION / "leaderboard.csv", pd.DataFrame(rows).to_csv(index=False))
+    warning = shared_files_warning(dataset)
+    text = _markdown(_readable(rows, confidence)) + (f"\n{warning}\n" if warning else "")
+    write_text(EVALUATION / "leaderboard.md", text)
+    plots.draw_leaderboard(rows, confidence, EVALUATION / "leaderboard.png")
+    scores = {row["architecture"]: row.get("val_accuracy", row["val_loss"]) for row in rows}
+    write_json(EVALUATION / "validation.json", scores)
+
+
+def shared_files_warning(dataset: Dataset) -> str:
+    """Return a line about test pictures that training saw; an empty text where there are none."""
+    if not dataset.shared_files:
+        return ""
+    count = f"{dataset.shared_files:,} test pictures are also in train/"
+    return f"{count} (data.allow_duplicates): the test says little."
+
+
+def _readable(rows: list[Row], confidence: float) -> list[dict[str, str]]:
+    """Return the leaderboard as people read it, a text per cell."""
+    table = []
+    for row in rows:
+        cells = {"architecture": row["architecture"], "parameters": f"{row['parameters']:,}"}
+        is_classification = "test_accuracy" in row
+        cells |= _accuracy_cells(row, confidence) if is_classification else _error_cells(row)
+        cells["µs each"] = f"{row['time_per_image_us']:,.0f}"
+        table.append(cells)
+    return table
+
+
+def _accuracy_cells(row: Row, confidence: float) -> dict[str, str]:
+    low, high = (f"{100 * row[f'test_accuracy_{end}']:.2f}" for end in ("low", "high"))
+    return {
+        "validation": f"{100 * row['val_accuracy']:.2f} %",
+        "test": f"{100 * row['test_accuracy']:.2f} %",
+        f"{100 * confidence:g} % interval": f"{low}–{high}",
+        "p vs. 1st": readable_p(row["p_vs_first"]) if "p_vs_first" in row else "–",
+    }
+
+
+def _error_cells(row: Row) -> dict[str, str]:
+    return {
+        "validation MSE": f"{row['val_loss']:.4g}",
+        "test MSE": f"{row['test_loss']:.4g}",
+        "test MAE": f"{row['test_mae']:.4g}",
+        "test R²": f"{row['test_r2']:.4f}" if "test_r2" in row else "–",
+    }
+
+
+def _markdown(table: list[dict[str, str]]) -> str:
+    """Return a Markdown table whose columns line up as plain text; numbers are right-aligned."""
+    widths = {head: max(len(head), 3, *(len(row[head]) for row in table)) for head in table[0]}
+    first, *others = widths
+    rule = {first: "-" * widths[first]}
+    rule |= {head: "-" * (widths[head] - 1) + ":" for head in others}
+    lines = []
+    for row in ({head: head for head in widths}, rule, *table):
+        numbers = [row[head].rjust(widths[head]) for head in others]
+        cells = [row[first].ljust(widths[first]), *numbers]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+def show_leaderboard(rows: list[Row], confidence: float, dataset: Dataset) -> None:
+    """Print the leaderboard."""
+    cells = _readable(rows, confidence)
+    title = "Leaderboard, by validation score"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for head in cells[0]:
+        justify = "left" if head == "architecture" else "right"
+        table.add_column(head, justify=justify, no_wrap=True)
+    for row in cells:
+        table.add_row(*map(Text, row.values()))
+    Console().print(table)
+    if warning := shared_files_warning(dataset):
+        print(warning)
+
+
+# --- curves and comparisons -----------------------------------------------------------------------
+
+
+def write_learning_curves(names: list[str]) -> None:
+    """Write and draw all histories in one table with an architecture column."""
+    histories = {name: pd.read_csv(MODELS / name / HISTORY, dtype=str) for name in names}
+    table = pd.concat([history.assign(architecture=name) for name, history in histories.items()])
+    columns = ["architecture", *table.columns.drop("architecture")]
+    write_text(EVALUATION / "learning_curves.csv", table[columns].to_csv(index=False))
+    plots.draw_learning_curves(histories, EVALUATION / "learning_curves.png")
+
+
+def compare_pairs(rows: list[Row], predictions: Mapping[str, Tensor], labels: Tensor) -> None:
+    """Write the exact McNemar test of every pair; the leader's p-values also go into `rows`."""
+    table = []
+    for first, second in combinations(rows, 2):
+        a, b = first["architecture"], second["architecture"]
+        test = mcnemar(predictions[a] == labels, predictions[b] == labels)
+        table.append({"a": a, "b": b, **test})
+        if first is rows[0]:
+            second["p_vs_first"] = test["p_two_sided"]
+    comparisons = pd.DataFrame(table, columns=COMPARISON)
+    write_text(EVALUATION / "comparisons.csv", comparisons.to_csv(index=False))
+
+
+def draw_disagreements(
+    predictions: Mapping[str, Tensor], images: Tensor, labels: Tensor, classes: list[str]
+) -> None:
+    """Draw the images on which the architectures differ most; nothing where there is only one."""
+    if len(predictions) == 1:
+        return
+    chosen = most_disputed(torch.stack(list(predictions.values())), labels)[:DISAGREEMENTS].tolist()
+    answers = {
+        name: [classes[predicted[i]] for i in chosen] for name, predicted in predictions.items()
+    }
+    plots.draw_disagreements(
+        [images[i] for i in chosen],
+        [classes[labels[i]] for i in chosen],
+        answers,
+        PLOTS / "disagreements.png",
+    )
+
+
+def most_disputed(votes: Tensor, labels: Tensor) -> Tensor:
+    """Return the indices of disputed examples, of votes int64 (architectures, N).
+
+    Most different answers come first, then those that half get right.
+    """
+    distinct = 1 + votes.sort(0).values.diff(dim=0).ne(0).sum(0)
+    imbalance = (2 * (votes == labels).sum(0) - len(votes)).abs()
+    keys = distinct * (len(votes) + 1) - imbalance
+    order = torch.argsort(keys, descending=True, stable=True)
+    return order[distinct[order] > 1]

@@ -1,0 +1,49 @@
+"""How fast an ONNX file is on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from lineup.serving.deployable import read_onnx
+
+TIMEOUT_SECONDS = 10  # of one measurement
+BATCH_SIZE = 256
+
+
+def measure_speed(path: Path, inputs: Tensor) -> dict[str, float]:
+    """Return milliseconds for one input on one thread, and inputs per second in batches of 256."""
+    single, parallel = read_onnx(path, threads=1), read_onnx(path)
+    name = single.get_inputs()[0].name
+    one, batch = (np.resize(inputs.numpy(), (n, *inputs.shape[1:])) for n in (1, BATCH_SIZE))
+    latency = durations(lambda: single.run(None, {name: one}), 1000)
+    single_batches = durations(lambda: single.run(None, {name: batch}), 20)
+    parallel_batches = durations(lambda: parallel.run(None, {name: batch}), 20)
+    speed = {
+        "latency_ms_p50": 1000 * np.percentile(latency, 50),
+        "latency_ms_p99": 1000 * np.percentile(latency, 99),
+        "images_per_second": BATCH_SIZE / np.median(parallel_batches),
+        "images_per_second_1thread": BATCH_SIZE / np.median(single_batches),
+    }
+    return {key: _three_digits(value) for key, value in speed.items()}
+
+
+def durations(work: Callable[[], object], repetitions: int) -> np.ndarray:
+    """Return the seconds of each repetition, of slow work fewer, without a tenth to warm up."""
+    times = [time.perf_counter()]
+    while len(times) <= 1.1 * repetitions:
+        work()
+        times.append(time.perf_counter())
+        if len(times) > 2 and times[-1] - times[0] > TIMEOUT_SECONDS:
+            break
+    warm_up = len(times) // 11 or 1
+    return np.diff(times)[warm_up:]
+
+
+def _three_digits(value: float) -> float:
+    rounded = float(f"{value:.3g}")
+    return int(rounded) if rounded >= 100 else rounded
