@@ -265,7 +265,7 @@ def known_hyperparameters(architecture: str) -> list[str]:
 
 
 def validated(section: type[SectionType], content: dict[str, Any], prefix: str = "") -> SectionType:
-    """Return `content` as a `section`; UserError with a line per error: key, value, what is valid."""
+    """Return `content` as a `section`; UserError with a line per error."""
     try:
         return section.model_validate(content)
     except ValidationError as error:

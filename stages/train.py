@@ -26,23 +26,19 @@ def main(
     from lineup.training.console import Console
     from lineup.training.interruption import Interruption
     from lineup.training.outputs import write_outputs
+    from lineup.training.session import Interrupted, drive
     from lineup.training.setup import set_up
 
     end_with_parent()
     setup = set_up(params, architecture)
-    trainer = setup.trainer
     checkpoint = Checkpoint(fingerprint(setup.config))
-    wait = f"{architecture}: another process trains just this; waiting"
+    folder = MODELS / architecture
 
     with ExitStack() as stack:
-        stack.enter_context(checkpoint.lock(on_wait=lambda: typer.echo(wait)))
-        saved = checkpoint.load()
-        is_resumed = saved is not None
-        if is_resumed:
-            trainer.restore(*saved)
+        stack.enter_context(checkpoint.lock())
+        is_resumed = checkpoint.resume(setup.trainer)
 
-        # Who hears of the training; its result never depends on them.
-        console = Console(setup, checkpoint.folder / "train.log", is_resumed)
+        console = Console(setup, checkpoint.log_file, is_resumed)
         console.introduce(params, checkpoint.warning)
         listeners = [console]
         if enabled():
@@ -54,27 +50,18 @@ def main(
             from lineup.training.tensorboard import TensorBoard
 
             listeners.append(TensorBoard(architecture, is_resumed))
+
         interruption = stack.enter_context(Interruption())
         stack.enter_context(console)
+        try:
+            drive(setup.trainer, checkpoint, listeners, interruption)
+        except Interrupted:
+            console.say(f"interrupted at {console.position()}; the same command resumes there")
+            raise SystemExit(INTERRUPTED) from None
 
-        def save() -> None:
-            for listener in listeners:
-                listener.flush()
-            checkpoint.save(trainer.state())
-
-        for event in trainer.fit():
-            for listener in listeners:
-                listener.record(event)
-            if checkpoint.should_save() or interruption.requested:
-                save()
-            if interruption.requested and not trainer.progress.finished:
-                console.say(f"interrupted at {console.position()}; the same command resumes there")
-                raise SystemExit(INTERRUPTED)
-
-        save()
-        write_outputs(MODELS / architecture, setup, checkpoint.run_id)
+        write_outputs(folder, setup, checkpoint.run_id)
         for listener in listeners:
-            listener.finish(MODELS / architecture)
+            listener.finish(folder)
 
 
 if __name__ == "__main__":

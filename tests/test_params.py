@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import yaml
-from conftest import ROOT, Project, copy_sources
+from helpers.project import ROOT, Project, copy_sources
 
 from lineup import params as params_module
 from lineup.errors import UserError

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import yaml
-from conftest import ROOT
+from helpers.project import ROOT
 
 README = (ROOT / "README.md").read_text()
 

@@ -13,7 +13,7 @@ import picture_sets
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from helpers.project import ROOT
 from PIL import Image
 
 from lineup.architectures import build

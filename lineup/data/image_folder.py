@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lineup.cli import progress
 from lineup.errors import UserError
-from lineup.data.dataset import draw_part
+from lineup.data.splitting import stratified_split as draw_part
 from lineup.data.folder_listing import (
     Listing,
     describe_left_out,

@@ -22,8 +22,8 @@ def stratified_split(
     counts = torch.bincount(labels, minlength=len(classes))
     smallest = int(counts.argmin())
     too_few = UserError(
-        f"class '{classes[smallest]}' has {counts[smallest]} images: too few for a {split} split of "
-        f"{fraction:.0%} in which every class occurs; add images, or change {key} in params.yaml"
+        f"class '{classes[smallest]}' has {counts[smallest]} images: too few for a {split} split "
+        f"of {fraction:.0%} in which every class occurs; add images, or change {key} in params.yaml"
     )
     numbers = range(len(labels))
     try:
@@ -39,7 +39,7 @@ def stratified_split(
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and std per channel, float32 (C,), of uint8 (N, C, H, W), in units of pixel / 255."""
+    """Return mean and std per channel, float32 (C,), of uint8 (N, C, H, W), in pixel / 255."""
     values = torch.arange(256, dtype=torch.float64) / 255
     channels = range(images.shape[1])
     counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in channels])

@@ -35,7 +35,6 @@ from lineup.serving.deployable import (
     verify,
     write_onnx,
 )
-from lineup.task import Task
 from lineup.tensors import write_tensors
 
 EXAMPLE_INPUTS = 2

@@ -302,7 +302,7 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> No
             bar.outline.set_visible(False)
 
 
-def draw_mistakes(
+def draw_errors(
     mistakes: Sequence[tuple[Tensor, str, str, float]], examples: int, path: Path
 ) -> None:
     """Draw (image uint8 (C, H, W), truth, prediction, confidence) in the given order; `examples` were looked at."""
@@ -581,7 +581,7 @@ def describe_shape(shape: Sequence[int]) -> str:
     return f"{shape[0]} steps × {shape[2]} units" if len(shape) == 3 else f"{shape[1]} units"
 
 
-def draw_answers(
+def draw_classifications(
     answers: Sequence[tuple[str, np.ndarray, np.ndarray]],
     classes: Sequence[str],
     path: Path,

@@ -27,3 +27,15 @@ def r_squared(outputs: Tensor, targets: Tensor) -> float:
     constant = (targets == targets[0]).all(0)  # its total may be other than 0: the mean is rounded
     inexact = (residual > 0).double()
     return 1 - float((residual / total).where(~constant, inexact).mean())
+
+
+def classification_scores(outputs, targets, top_k):
+    from torch.nn import functional
+
+    k = min(top_k, outputs.shape[1])
+    hits = outputs.topk(k, 1).indices == targets[:, None]
+    return {
+        "loss": float(functional.cross_entropy(outputs, targets, reduction="sum")) / len(targets),
+        "accuracy": float((outputs.argmax(1) == targets).sum()) / len(targets),
+        f"top{top_k}_accuracy": float(hits.any(1).sum()) / len(targets),
+    }

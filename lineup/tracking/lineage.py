@@ -32,7 +32,7 @@ PLAIN = [
 def _git(
     *arguments: str, environment: dict[str, str] | None = None, limit: int = 1_000_000
 ) -> bytes:
-    """Return a Git command's output, cut off behind `limit`; nothing where Git or a commit lacks."""
+    """Return a Git command's output, cut off behind `limit`; nothing without Git or a commit."""
     environment = os.environ | (environment or {})
     try:
         with subprocess.Popen(

@@ -82,7 +82,7 @@ class RunRecorder:
             self.log.add_point(progress.epoch, {"training_seconds": seconds})
         curves = self.log.artifacts / "plots" / "learning_curves.png"
         draw_learning_curves({self.setup.architecture: progress.history}, curves)
-        self.log.add_artifact(self.checkpoint.folder / "train.log", "log")
+        self.log.add_artifact(self.checkpoint.log_file, "log")
         self.log.add_artifact(folder / HISTORY)
         copy(folder, self.log.outputs)
         self.log.set_status("FINISHED")

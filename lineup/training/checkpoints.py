@@ -12,10 +12,10 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -24,6 +24,9 @@ from torch import Tensor
 from lineup.files import read_json, sha256, write_json
 from lineup.paths import CODE, RUN_JSON, state_dir
 from lineup.tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:  # evaluate, which removes checkpoints, depends on no training code
+    from lineup.training.trainer import Trainer
 
 SECONDS_BETWEEN_SAVES = 6.0  # with the time of a save, less than ten seconds of work can be lost
 State = tuple[dict[str, Any], dict[str, Tensor]]
@@ -41,26 +44,34 @@ class Checkpoint:
         self.folder = state_dir() / "checkpoints" / fingerprint
         self.lock_file = self.folder.with_suffix(".lock")
         self.progress_file = self.folder / "progress.json"
+        self.log_file = self.folder / "train.log"
         self.saved_at = time.monotonic()
         self.saved_file: str | None = None
         self.run_id = ""
         self.warning = ""
 
     @contextmanager
-    def lock(self, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Hold the fingerprint's lock; call `on_wait` once if another process holds it."""
+    def lock(self) -> Iterator[None]:
+        """Hold the fingerprint's lock; say so where another process holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.lock_file)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            on_wait()
+            print("another process trains just this; waiting", flush=True)
             lock.acquire()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             yield
         finally:
             lock.release()
+
+    def resume(self, trainer: Trainer) -> bool:
+        """Continue `trainer` from the last save; tell whether there was one."""
+        saved = self.load()
+        if saved:
+            trainer.restore(*saved)
+        return saved is not None
 
     def load(self) -> State | None:
         """Return the state of the last save, or None; sets `run_id`, and `warning` on damage."""

@@ -37,7 +37,7 @@ class Muon(Optimizer):
     """Momentum whose direction is made orthogonal (Jordan et al., 2024), for matrices and more.
 
     0.2 √(longer side) gives a step the size of AdamW's, so that both share a learning rate (Liu et
-    al., 2025). torch's own takes no convolutions, and computes in bfloat16, which most CPUs emulate.
+    al., 2025). torch's own takes no convolutions, and computes in bfloat16, slow on most CPUs.
     """
 
     def __init__(

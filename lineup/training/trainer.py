@@ -13,9 +13,9 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lineup.errors import UserError
+from lineup.evaluation.inference import evaluation_batch
 from lineup.evaluation.scores import classification_scores, regression_scores
 from lineup.params import Train
-from lineup.evaluation.inference import evaluation_batch
 from lineup.training.batches import Batches, shuffle
 from lineup.training.draws import Purpose, draw_seed
 from lineup.training.optimizers import learning_rate_at, make_optimizers

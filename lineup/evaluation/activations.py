@@ -1,0 +1,1 @@
+from lineup.evaluation.plots import record_activations

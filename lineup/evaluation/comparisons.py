@@ -1,0 +1,2 @@
+from lineup.evaluation.metrics import mcnemar
+from lineup.evaluation.plots import readable_p

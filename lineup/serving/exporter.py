@@ -1,0 +1,87 @@
+"""export/: the very file that evaluate verified and scored, with all that a consumer needs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lineup.data.dataset import Split, load
+from lineup.errors import UserError
+from lineup.files import read_json, sha256, write_json, write_text
+from lineup.model_info import ModelInfo
+from lineup.params import Export
+from lineup.paths import EXPORT, INT8_ONNX, MODEL_JSON, ONNX, SCORES, WEIGHTS
+from lineup.serving.model_card import example, model_card
+from lineup.serving.quantization import quantize
+from lineup.serving.speed import measure_speed
+from lineup.task import Task
+
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors")
+SHIPPED_SCORES = {
+    Task.CLASSIFICATION: ("test_accuracy", "val_accuracy", "parameters"),
+    Task.REGRESSION: ("test_loss", "val_loss", "parameters"),
+}
+
+
+def export_model(trained: Path, evaluated: Path, settings: Export) -> dict[str, float]:
+    """Replace export/ by the model of these folders; return the few scores of what ships.
+
+    UserError where evaluate has not run, and where 8 bits cost too much: then export/ stays.
+    """
+    if not (evaluated / ONNX).exists():
+        raise UserError(f"{evaluated / ONNX} is missing; run: dvc repro evaluate")
+    info, scores = ModelInfo.read(evaluated), read_json(evaluated / SCORES)
+    if not (trained / WEIGHTS).exists() or info.weights_sha256 != sha256(trained / WEIGHTS):
+        raise UserError(f"{evaluated} is of another training; run: dvc repro evaluate")
+    test = load("test", info.task)
+    with tempfile.TemporaryDirectory(
+        prefix=".export-", dir=".", ignore_cleanup_errors=True
+    ) as temporary:
+        folder = Path(temporary) / EXPORT.name
+        folder.mkdir()
+        shutil.copyfile(trained / WEIGHTS, folder / WEIGHTS)
+        shutil.copyfile(evaluated / ONNX, folder / ONNX)
+        int8 = _quantize(folder, info, settings, test)
+        _write_documents(folder, info, scores, int8, measure_speed(folder / ONNX, test[0]))
+        shutil.rmtree(EXPORT, ignore_errors=True)
+        folder.rename(EXPORT)
+    return {key: scores[key] for key in SHIPPED_SCORES[info.task]}
+
+
+def _quantize(
+    folder: Path, info: ModelInfo, settings: Export, test: tuple[Tensor, Tensor]
+) -> dict[str, Any] | None:
+    """Write the file in 8 bits if asked for; return its method, size and scores."""
+    if settings.quantize == "none":
+        return None
+    if info.task is not Task.CLASSIFICATION:
+        raise UserError("params.yaml: export.quantize is for classifiers; set it to none")
+    images, _ = load("train", info.task)
+    calibration = images[Split.read().train]
+    return quantize(folder / ONNX, folder / INT8_ONNX, settings, calibration, test)
+
+
+def _write_documents(
+    folder: Path,
+    info: ModelInfo,
+    scores: dict[str, float],
+    int8: dict[str, Any] | None,
+    speed: dict[str, float],
+) -> None:
+    """Write example.py, the model card, and model.json with the digest of every other file."""
+    write_text(folder / "example.py", example(info))
+    known = {
+        "scores": scores,
+        "speed": speed,
+        "int8": int8,
+        "files": {path.name: sha256(path) for path in sorted(folder.iterdir())},
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+    write_json(folder / MODEL_JSON, info.to_json() | known)
+    size_bytes = (folder / ONNX).stat().st_size
+    write_text(folder / "README.md", model_card(info, scores, speed, size_bytes, int8))

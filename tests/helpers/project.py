@@ -1,0 +1,120 @@
+"""Scratch projects: copies of this repository with a small dataset, driven by the real dvc and the real MLflow."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+QUICK = {"epochs": 2, "batch_size": 64, "log_every": 2}
+
+
+class Project:
+    """A scratch repository and the commands that a person runs in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("DVC_", "MLFLOW_"))
+        }
+        self.environment |= {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": "",
+        }
+        self.environment.pop("LINEUP_TRACKING", None)
+
+    def run(self, *command: str, check: bool = True, cwd: Path | None = None, **environment: str):
+        """Run a command here; with `check` a failure shows its output."""
+        command = [sys.executable if word == "python" else word for word in command]
+        result = subprocess.run(
+            command,
+            cwd=cwd or self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+        )
+        assert not check or result.returncode == 0, (
+            f"{command}\n{result.stdout[-6000:]}\n{result.stderr[-6000:]}"
+        )
+        return result
+
+    def set(self, **changes) -> None:
+        """Change params.yaml: keys with dots written as double underscores."""
+        path = self.folder / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for key, value in changes.items():
+            *parents, last = key.split("__")
+            section = params
+            for parent in parents:
+                section = section[parent]
+            section[last] = value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def commit(self) -> None:
+        """Commit everything."""
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--allow-empty", "--message", "work")
+
+    def client(self):
+        """Return a client of this project's default store."""
+        from mlflow import MlflowClient
+
+        uri = f"sqlite:///{self.folder / 'mlflow.db'}"
+        return MlflowClient(uri, uri)
+
+    def read(self, name: str) -> str:
+        """Return the text of a file."""
+        return (self.folder / name).read_text()
+
+
+def copy_sources(folder: Path) -> None:
+    """Copy this repository's files, committed or not, to `folder`; what Git ignores stays behind."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().rstrip("\0").split("\0"):
+        if (ROOT / name).is_file() and name not in ("dvc.lock", "metrics.json"):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+
+
+def write_digits(folder: Path, count: int) -> None:
+    """Write scikit-learn's handwritten digits (8×8, grey) as PNG files, a folder per class."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for number, (image, label) in enumerate(
+        zip(digits.images[:count], digits.target[:count], strict=True)
+    ):
+        path = folder / str(label) / f"{number:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15.9).astype("uint8")).save(path)
+
+
+def make_project(folder: Path, images: int = 300) -> Project:
+    """Return a committed scratch project on small digits, with two architectures and two epochs."""
+    copy_sources(folder)
+    write_digits(folder / "data" / "digits", images)
+    project = Project(folder)
+    project.set(dataset="digits", data__size=8, architectures=["linear", "mlp"])
+    project.set(**{f"train__{key}": value for key, value in QUICK.items()})
+    params = yaml.safe_load(project.read("params.yaml"))
+    for section in params["models"].values():
+        section.pop("batch_size", None)  # linear's is larger than the whole set
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    project.run("git", "init", "--quiet")
+    project.run("git", "config", "user.email", "tests@example.org")
+    project.run("git", "config", "user.name", "Tests")
+    project.commit()
+    return project
