@@ -1,60 +1,47 @@
 """The dataset as uint8 tensors: found, downloaded or decoded, always verified."""
 
 import os
-import sys
-from pathlib import Path
-
-if not __package__:  # run as a script: its own root comes first
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lineup.cli import run
 
 
 def main() -> None:
-    """Write data/raw: the training and the test part of the dataset that params.yaml names."""
-    from dataclasses import asdict
-
-    import pandas as pd
-
-    from lineup.data.dataset import FILES, RAW, Dataset
-    from lineup.data.sources import read_source
-    from lineup.files import sha256, write_json, write_tensors, write_text
+    """Write data/raw: the training and the test split of the dataset that params.yaml names."""
     from lineup.params import load_params
 
     params = load_params()
+
+    import pandas as pd
+
+    from lineup.data.dataset import Dataset
+    from lineup.data.sources import read_source
+    from lineup.files import sha256, write_json, write_text
+    from lineup.paths import DATASET_JSON, FILES_CSV, RAW, raw
+    from lineup.tensors import write_tensors
+
     source = read_source(params.dataset, params.data)
+    task = source.task
 
-    names = ("images", "labels") if source.task == "classification" else ("inputs", "targets")
-    digests = {}
-    for part in ("train", "test"):
-        path = RAW / f"{part}.safetensors"
-        write_tensors(path, dict(zip(names, getattr(source, part), strict=True)))
-        digests[part] = sha256(path)
-    shape = list(source.train[0].shape[1:])
-    preprocessing = source.preprocessing.to_json() if source.preprocessing else None
+    for split, (inputs, targets) in {"train": source.train, "test": source.test}.items():
+        write_tensors(raw(split), {task.inputs: inputs, task.targets: targets})
     dataset = Dataset(
-        params.dataset,
-        source.task,
-        source.classes,
-        shape,
-        digests,
-        source.inputs,
-        preprocessing,
-        source.shared_files,
+        name=params.dataset,
+        task=task,
+        classes=source.classes,
+        shape=list(source.train[0].shape[1:]),
+        digests={split: sha256(raw(split)) for split in ("train", "test")},
+        inputs=source.inputs,
+        preprocessing=source.preprocessing.to_json() if source.preprocessing else None,
+        shared_files=source.shared_files,
     )
-    write_json(RAW / "dataset.json", asdict(dataset))
-    table = pd.DataFrame(source.files, columns=["split", "index", "file", "label"])
-    write_text(FILES, table.to_csv(index=False))
+    write_json(DATASET_JSON, dataset.to_json())
+    files = pd.DataFrame(source.files, columns=["split", "index", "file", "label"])
+    write_text(FILES_CSV, files.to_csv(index=False))
 
-    kind = (
-        f"{len(source.classes)} classes"
-        if source.task == "classification"
-        else f"{len(source.classes)} targets"
-    )
-    counts = f"{len(source.train[0]):,} training and {len(source.test[0]):,} test"
-    print(
-        f"{params.dataset}: {counts} {names[0]} of {' × '.join(map(str, shape))}, {kind} → {RAW}/"
-    )
+    shape = " × ".join(map(str, dataset.shape))
+    counts = f"{len(source.train[0]):,} training and {len(source.test[0]):,} test {task.inputs}"
+    kind = "classes" if source.preprocessing else "targets"
+    print(f"{dataset.name}: {counts} of {shape}, {len(source.classes)} {kind} → {RAW}/")
     if "DVC_STAGE" not in os.environ:
         print("Next: dvc repro")
 

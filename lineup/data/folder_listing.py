@@ -1,16 +1,16 @@
-"""Which files of a folder are its pictures: one list for fetch, which trains on them, and for predict."""
+"""Which files of a folder are its pictures: one list, for fetch and for predict."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
-from lineup.errors import UserError
 from lineup.data.image_io import is_picture
+from lineup.errors import UserError, listed
 
 IGNORED_NAMES = {  # what systems and servers leave behind, beside all that begins with a dot
     "thumbs.db",
@@ -26,7 +26,6 @@ IGNORED_NAMES = {  # what systems and servers leave behind, beside all that begi
     "#snapshot",
     "lost+found",
 }
-MAX_LISTED = 20  # files that a message names before it counts the rest
 
 
 @dataclass
@@ -52,7 +51,7 @@ class Listing:
 
 
 def list_tree(folder: Path) -> Listing:
-    """Return the pictures of `folder` at any depth; its sub-folders are taken for classes. UserError as below."""
+    """Return the pictures of `folder` at any depth; its sub-folders are taken for classes."""
     listing = list_loose(folder)
     for path in sub_folders(folder):
         listing.extend(list_pictures(path, folder))
@@ -71,7 +70,8 @@ def list_loose(folder: Path) -> Listing:
 def list_pictures(folder: Path, root: Path) -> Listing:
     """Return the pictures of the class `folder` of the set `root`, links followed.
 
-    UserError names a link that ends inside the set, but outside its class: it would give pictures another label.
+    UserError names a link that ends inside the set, but outside its class: it would give pictures
+    another label.
     """
     listing = Listing()
     own = root.resolve() / folder.relative_to(root)
@@ -113,7 +113,7 @@ def sub_folders(folder: Path) -> list[Path]:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return what lies in `folder` and is not ignored, in order of the names; UserError on names beyond UTF-8."""
+    """Return what lies in `folder` and is not ignored, in order; UserError if not UTF-8."""
     found = sorted(path for path in folder.iterdir() if not _is_ignored(path))
     for path in found:
         if not _is_utf8(path.name):
@@ -146,7 +146,7 @@ def class_of(path: Path, folder: Path, classes: Iterable[str]) -> str | None:
 
 
 def describe_left_out(listing: Listing) -> str:
-    """Return one line that counts what is no part of the set; an empty text where nothing was left out."""
+    """Return one line that counts what is no part of the set; an empty text where that is all."""
     parts = []
     if listing.ignored:
         names = sorted({path.name for path in listing.ignored})
@@ -155,11 +155,3 @@ def describe_left_out(listing: Listing) -> str:
         names = [path.name for path in listing.others]
         parts.append(f"{len(listing.others)} other files ({listed(names, most=4)})")
     return f"left out: {', '.join(parts)}" if parts else ""
-
-
-def listed(items: Sequence[object], *, lines: bool = False, most: int = MAX_LISTED) -> str:
-    """Return the first items, and how many more there are."""
-    words = [str(item).encode(errors="replace").decode() for item in items[:most]]
-    if len(items) > most:
-        words.append(f"and {len(items) - most} more")
-    return "".join(f"\n       {word}" for word in words) if lines else ", ".join(words)

@@ -46,7 +46,7 @@ def is_picture(path: Path) -> bool:
 
 
 def inspect_picture(path: Path) -> PictureFacts:
-    """Return what a picture holds; reads the pixels of files deeper than 8 bits only. UnreadablePictureError."""
+    """Return what a picture holds; only of files deeper than 8 bits are the pixels read."""
     with _opened(path) as image:
         largest = 255
         if image.mode.startswith("I"):
@@ -55,7 +55,7 @@ def inspect_picture(path: Path) -> PictureFacts:
 
 
 def full_scale(largest: int) -> int:
-    """Return the full scale (2ⁿ - 1 for 8, 10, 12, 14 or 16 bits) of pictures whose largest value is `largest`."""
+    """Return 2ⁿ - 1 for the least of 8, 10, 12, 14 or 16 bits that holds `largest`."""
     scales = [2**bits - 1 for bits in BIT_DEPTHS]
     return next((scale for scale in scales if largest <= scale), scales[-1])
 
@@ -65,9 +65,9 @@ def read_picture(
 ) -> Image.Image:
     """Return the first frame, upright, as 8-bit grey or RGB.
 
-    `largest` is the value that becomes 255 in files deeper than 8 bits. A large JPEG may come reduced to `enough`
-    pixels or more on its shorter side. Raises UnreadablePictureError if it is no picture, damaged, absurdly large, or
-    deeper than `largest`.
+    `largest` is the value that becomes 255 in files deeper than 8 bits. A large JPEG may come
+    reduced to `enough` pixels or more on its shorter side. Raises UnreadablePictureError if it is
+    no picture, damaged, absurdly large, or deeper than `largest`.
     """
     with _opened(source) as image:
         is_deep_colour = ";16" in str(image.tile) and not image.mode.startswith("I")
@@ -83,7 +83,7 @@ def read_picture(
 
 @contextmanager
 def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
-    """Open a picture file; whatever fails here or in the block becomes an UnreadablePictureError."""
+    """Open a picture; whatever fails here or in the block becomes an UnreadablePictureError."""
     if isinstance(source, Path) and not source.is_file():
         raise UnreadablePictureError("a broken link" if source.is_symlink() else "not a file")
     try:
@@ -106,7 +106,7 @@ def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
 
 
 def to_eight_bits(image: Image.Image, channels: int, largest: int = 255) -> Image.Image:
-    """Return the image as 8-bit grey or RGB; deeper grey is scaled by `largest`, transparency lies over white."""
+    """Return the image as 8-bit grey or RGB, deeper grey scaled, transparency over white."""
     if image.mode.startswith("I"):
         image = _scale_down(np.asarray(image).astype(np.int64), largest)
     if image.mode == "F":

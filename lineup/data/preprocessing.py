@@ -1,8 +1,9 @@
 """The one way from a picture to a tensor, for training and for use alike.
 
-MNIST's digits are white on black, scaled to fit 20 × 20 pixels, and placed with their centre of mass at the centre of
-28 × 28 (LeCun et al., "Gradient-based learning applied to document recognition", 1998). A set may declare such a
-framing in its dataset.yaml; then a photo or a scan that has another size is framed likewise before it is classified.
+MNIST's digits are white on black, scaled to fit 20 × 20 pixels, and placed with their centre of
+mass at the centre of 28 × 28 (LeCun et al., "Gradient-based learning applied to document
+recognition", 1998). A set may declare such a framing in its dataset.yaml; then a photo or a scan
+that has another size is framed likewise before it is classified.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Framing:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes a tensor: fixed by fetch, kept in dataset.json, model.json and the ONNX metadata."""
+    """How a picture becomes a tensor: fixed by fetch, kept with the data and with every model."""
 
     size: tuple[int, int]  # height, width
     channels: int  # 1 grey, 3 colour
@@ -54,7 +55,7 @@ class Preprocessing:
     def tensor(self, picture: Path | BinaryIO | Image.Image) -> np.ndarray:
         """Return a picture as uint8 (C, H, W); raises UnreadablePictureError.
 
-        One that has the size already is taken as it is, any other is fitted whole and in proportion.
+        One that has the size is taken as it is, any other is fitted whole and in proportion.
         """
         if isinstance(picture, Image.Image):
             image = to_eight_bits(picture, self.channels, self.largest)
@@ -72,7 +73,7 @@ class Preprocessing:
 
 
 def letterbox(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale the whole image into `size` (height, width), on a ground of its border's median colour."""
+    """Scale the image into `size` (height, width), on a ground of its border's median colour."""
     height, width = size
     colour = np.median(_border(np.asarray(image)), axis=0).astype(int).tolist()
     scale = min(height / image.height, width / image.width)
@@ -87,7 +88,7 @@ def letterbox(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def frame(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
-    """Return a grey picture framed like the training pictures: inverted, cropped, scaled, centred as declared."""
+    """Return a grey picture inverted, cropped, scaled and centred as the set declares."""
     background = _tone(float(np.median(_border(np.asarray(image)))))
     if background not in (framing.background, None):
         image = ImageOps.invert(image)
@@ -97,7 +98,7 @@ def frame(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.
 
 
 def centre(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
-    """Crop what a grey image shows, scale its longer side to framing.content, put its mass at the centre."""
+    """Crop what a grey image shows, scale it to framing.content, put its mass at the centre."""
     is_light = framing.background == "light"
     pixels = np.asarray(ImageOps.invert(image) if is_light else image).astype(np.float32)
     pixels -= np.median(_border(pixels))

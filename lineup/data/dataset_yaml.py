@@ -1,0 +1,95 @@
+"""A set's dataset.yaml: typed settings, one kind for each format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
+
+from lineup.errors import UserError, nearest
+from lineup.params import Count, Section, Seed, describe_errors
+
+
+def _bare_name(name: str) -> str:
+    if name in ("", ".", "..") or set(name) & set("/\\:"):
+        raise ValueError("must be the name of a file, without a folder")
+    return name
+
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, AfterValidator(_bare_name)]
+
+
+class Wheel(Section):
+    """A copy on the Python package index."""
+
+    project: str
+    file: FileName
+    sha256: Digest
+
+
+class Folder(Section):
+    """A copy that a system package installs."""
+
+    path: str
+    install: str
+
+
+class DeclaredFraming(Section):
+    """What all pictures of a set have in common; `content` is `none` where they are not centred."""
+
+    background: Literal["dark", "light"]
+    content: Count | Literal["none"]  # pixels of the longer side of what is shown
+
+
+class Files(Section):
+    """A classification whose files have official mirrors."""
+
+    task: Literal["classification"]
+    format: Literal["idx", "cifar"]
+    classes: Annotated[list[str], Field(min_length=2)]
+    mirror: str
+    sha256: Annotated[dict[FileName, Digest], Field(min_length=1)]
+    packages: tuple[Wheel, ...] = ()
+    folders: tuple[Folder, ...] = ()
+    framing: DeclaredFraming | None = None
+
+
+class Noise(Section):
+    """A regression of standard normal noise on standard normal noise."""
+
+    task: Literal["regression"]
+    format: Literal["noise"]
+    rows: Count
+    inputs: Count
+    targets: Count
+    seed: Seed
+
+
+class Table(Section):
+    """A regression on the rows of a CSV file."""
+
+    task: Literal["regression"]
+    format: Literal["table"]
+    table: FileName
+    targets: Annotated[list[str], Field(min_length=1)]
+
+
+FORMATS: dict[str, type[Section]] = {"idx": Files, "cifar": Files, "noise": Noise, "table": Table}
+
+
+def read_dataset_yaml(path: Path) -> Files | Noise | Table:
+    """Read and validate a dataset.yaml; UserError with a line per error."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    form = str(content.get("format")) if isinstance(content, dict) else "None"
+    if form not in FORMATS:
+        raise UserError(f"{path}: format = {form}; {nearest(form, FORMATS)}")
+    try:
+        return FORMATS[form].model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe_errors(error, FORMATS[form])}") from None

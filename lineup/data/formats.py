@@ -1,0 +1,130 @@
+"""File contents → tensors: IDX of the MNIST family, CIFAR-10's binary archive, noise, tables."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lineup.data.dataset_yaml import Noise, Table
+from lineup.errors import UserError, nearest
+
+Pair = tuple[Tensor, Tensor]  # images uint8 (N, C, H, W) and labels int64 (N,); or float32 rows
+CIFAR_SIDE = 32  # pixels
+NOT_UTF8 = "is not UTF-8: save it as 'CSV UTF-8 (Comma delimited)', as Excel calls it"
+
+
+def read_idx(contents: Mapping[str, bytes]) -> tuple[Pair, Pair]:
+    """Return the training and the test split from the four files of the MNIST family."""
+    arrays = {name.removesuffix(".gz"): parse_idx(content) for name, content in contents.items()}
+    kinds = ("images-idx3", "labels-idx1")
+    wanted = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in kinds]
+    if missing := [name for name in wanted if name not in arrays]:
+        found = ", ".join(arrays)
+        raise UserError(f"dataset.yaml names no {' and no '.join(missing)}; found: {found}")
+    train_images, train_labels, test_images, test_labels = (arrays[name] for name in wanted)
+    train = train_images.unsqueeze(1), train_labels.long()
+    return train, (test_images.unsqueeze(1), test_labels.long())
+
+
+def parse_idx(content: bytes) -> Tensor:
+    """Return the uint8 array of an IDX file, plain or compressed.
+
+    It holds a magic number, sizes in 32-bit big endian, then the values.
+    """
+    is_compressed = content.startswith(b"\x1f\x8b")
+    content = bytearray(gzip.decompress(content) if is_compressed else content)
+    dimensions = content[3]
+    start = 4 + 4 * dimensions
+    sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
+    return torch.frombuffer(content, dtype=torch.uint8, offset=start).reshape(sizes)
+
+
+def read_cifar(contents: Mapping[str, bytes]) -> tuple[Pair, Pair]:
+    """Return the training and the test split from CIFAR-10's binary archive."""
+    (content,) = contents.values()
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        members = [member for member in archive if member.isfile()]
+        batches = {
+            PurePosixPath(member.name).name: archive.extractfile(member).read()
+            for member in members
+        }
+    names = [f"data_batch_{number}.bin" for number in range(1, 6)]
+    train = b"".join(batches[name] for name in names)
+    return _parse_cifar(train), _parse_cifar(batches["test_batch.bin"])
+
+
+def _parse_cifar(content: bytes) -> Pair:
+    """Return images and labels; a row is the label, then the red, green and blue plane."""
+    pixels = 3 * CIFAR_SIDE**2
+    rows = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(-1, 1 + pixels)
+    return rows[:, 1:].reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE), rows[:, 0].long()
+
+
+def make_noise(settings: Noise) -> tuple[Pair, list[str], list[str]]:
+    """Return rows of independent standard normal numbers, no inputs' names, the targets' names."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    inputs = torch.randn(settings.rows, settings.inputs, generator=generator)
+    targets = torch.randn(settings.rows, settings.targets, generator=generator)
+    names = [f"target {number + 1}" for number in range(settings.targets)]
+    return (inputs, targets), [], names
+
+
+def read_table(folder: Path, settings: Table) -> tuple[Pair, list[str], list[str]]:
+    """Return the rows of a CSV file with a header, and the names of inputs and targets."""
+    path = folder / settings.table
+    if not path.is_file():
+        yaml_file = folder / "dataset.yaml"
+        raise UserError(f"{path} is missing, the table that {yaml_file} names")
+    table = _read_cells(path)
+    header = list(table.columns)
+    for target in settings.targets:
+        if target not in header:
+            raise UserError(f"{path} has no column '{target}'; {nearest(target, header)}")
+    inputs = [name for name in header if name not in settings.targets]
+    if not inputs or table.empty:
+        raise UserError(f"{path} needs at least one row, and a column that is no target")
+    numbers = {name: _parse_column(table[name], path) for name in header}
+    pair = tuple(
+        torch.stack([numbers[name] for name in names], dim=1)
+        for names in (inputs, settings.targets)
+    )
+    return pair, inputs, settings.targets
+
+
+def _read_cells(path: Path) -> pd.DataFrame:
+    """Return the cells of a CSV file as text; UserError where rows or names do not fit."""
+    try:
+        rows = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
+    except UnicodeDecodeError:
+        raise UserError(f"{path} {NOT_UTF8}") from None
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except pd.errors.ParserError as error:
+        raise UserError(f"{path}: {str(error).strip()}") from None
+    header = rows.iloc[0].tolist()
+    if len(set(header)) < len(header):
+        raise UserError(f"{path} names a column twice; rename one")
+    return pd.DataFrame(rows.values[1:], columns=header)
+
+
+def _parse_column(cells: pd.Series, path: Path) -> Tensor:
+    """Return a column's numbers, float32 (N,); UserError that names the cell."""
+    numbers = pd.to_numeric(cells, errors="coerce").astype(float)
+    values = torch.tensor(numbers.to_numpy()).float()
+    bad = ~values.isfinite()
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        cell = cells.iloc[row]
+        is_infinite = str(cell).strip().lower().lstrip("+-") in ("inf", "infinity", "nan")
+        problem = "is not finite" if is_infinite or pd.notna(numbers.iloc[row]) else "is no number"
+        raise UserError(f"{path}, row {row + 2}: {cells.name} = '{cell}' {problem}")
+    return values
