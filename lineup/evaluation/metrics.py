@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from lineup.evaluation.scores import regression_scores
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import binned_statistic, binomtest
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+from torch import Tensor
+from torch.nn.functional import nll_loss
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from torch import Tensor
+from lineup.evaluation.scores import regression_scores, top_accuracy
 
 BINS = 15  # of the expected calibration error (Guo et al., 2017)
 
@@ -18,15 +21,13 @@ BINS = 15  # of the expected calibration error (Guo et al., 2017)
 def classification(
     probabilities: Tensor, labels: Tensor, top_k: int, confidence: float
 ) -> dict[str, float]:
-    """Return the scores of probabilities (N, K) for int64 labels (N); accuracy with its exact interval."""
-    from sklearn.metrics import f1_score
-
+    """Return the scores of probabilities (N, K); accuracy comes with its exact interval."""
     predicted = probabilities.argmax(1)
-    correct = predicted == labels
-    low, high = interval(int(correct.sum()), len(labels), confidence)
+    correct = int((predicted == labels).sum())
+    low, high = interval(correct, len(labels), confidence)
     scores = {
         "loss": cross_entropy(probabilities, labels),
-        "accuracy": correct.double().mean().item(),
+        "accuracy": correct / len(labels),
         "accuracy_low": low,
         "accuracy_high": high,
         f"top{top_k}_accuracy": top_accuracy(probabilities, labels, top_k),
@@ -45,111 +46,66 @@ def regression(outputs: Tensor, targets: Tensor) -> dict[str, float]:
 
 
 def cross_entropy(probabilities: Tensor, labels: Tensor) -> float:
-    """Return the mean negative log-likelihood of the labels; a probability of zero counts as the smallest float32."""
-    import torch
-    from torch.nn.functional import nll_loss
-
-    logs = probabilities.double().clamp_min(torch.finfo(torch.float32).tiny).log()
-    return nll_loss(logs, labels).item()
-
-
-def top_accuracy(probabilities: Tensor, labels: Tensor, k: int) -> float:
-    """Return how often the label is among the k most probable classes (all classes where there are fewer)."""
-    nearest = probabilities.topk(min(k, probabilities.shape[1]), dim=1).indices
-    return (nearest == labels[:, None]).any(1).double().mean().item()
+    """Return the mean negative log-likelihood; a probability of zero counts as a tiny one."""
+    tiny = torch.finfo(torch.float32).tiny
+    return nll_loss(probabilities.double().clamp_min(tiny).log(), labels).item()
 
 
 def per_class(
     probabilities: Tensor, labels: Tensor, classes: Sequence[str], confidence: float
 ) -> pd.DataFrame:
     """Return a row per class: precision, recall with its exact interval, F1, number of images."""
-    import pandas as pd
-    from sklearn.metrics import precision_recall_fscore_support
-
-    predicted = probabilities.argmax(1)
     precision, recall, f1, images = precision_recall_fscore_support(
-        labels, predicted, labels=range(len(classes)), zero_division=0
+        labels, probabilities.argmax(1), labels=range(len(classes)), zero_division=0
     )
-    hits = (recall * images).round().astype(int)
+    correct = (recall * images).round().astype(int)
     ends = [
-        interval(int(hit), int(count), confidence) for hit, count in zip(hits, images, strict=True)
+        interval(int(right), int(count), confidence)
+        for right, count in zip(correct, images, strict=True)
     ]
-    columns = {"precision": precision, "recall": recall, "low": [low for low, _ in ends]}
-    columns |= {"high": [high for _, high in ends], "f1": f1}
-    columns = {key: [significant(value) for value in values] for key, values in columns.items()}
-    return pd.DataFrame({"class": list(classes), **columns, "images": images})
+    low, high = zip(*ends, strict=True)
+    columns = {"precision": precision, "recall": recall, "low": low, "high": high, "f1": f1}
+    rounded = {key: [significant(value) for value in values] for key, values in columns.items()}
+    return pd.DataFrame({"class": list(classes), **rounded, "images": images})
 
 
 def confusion(probabilities: Tensor, labels: Tensor) -> np.ndarray:
     """Return counts int64 (K, K), actual by predicted class."""
-    import warnings
-
-    from sklearn.metrics import confusion_matrix
-
+    classes = range(probabilities.shape[1])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "A single label")  # said although the labels are given
-        return confusion_matrix(
-            labels, probabilities.argmax(1), labels=range(probabilities.shape[1])
-        )
+        return confusion_matrix(labels, probabilities.argmax(1), labels=classes)
 
 
 def calibration(probabilities: Tensor, labels: Tensor) -> pd.DataFrame:
-    """Return equally wide bins of confidence: low, high, images, mean confidence and accuracy (NaN where empty)."""
-    import pandas as pd
-    from scipy.stats import binned_statistic
-
+    """Return equal bins of confidence: low, high, images, mean confidence, accuracy (or NaN)."""
     confidences, predicted = probabilities.double().max(1)
     values = [confidences.numpy(), (predicted == labels).double().numpy()]
-    (confidence, accuracy), edges, _ = binned_statistic(
-        values[0], values, "mean", bins=BINS, range=(0, 1)
+    means = binned_statistic(values[0], values, "mean", bins=BINS, range=(0, 1))
+    counts = binned_statistic(values[0], None, "count", bins=BINS, range=(0, 1))
+    return pd.DataFrame(
+        {
+            "low": means.bin_edges[:-1],
+            "high": means.bin_edges[1:],
+            "images": counts.statistic.astype(int),
+            "confidence": means.statistic[0],
+            "accuracy": means.statistic[1],
+        }
     )
-    images = binned_statistic(values[0], None, "count", bins=BINS, range=(0, 1)).statistic.astype(
-        int
-    )
-    columns = {
-        "low": edges[:-1],
-        "high": edges[1:],
-        "images": images,
-        "confidence": confidence,
-        "accuracy": accuracy,
-    }
-    return pd.DataFrame(columns)
 
 
 def calibration_error(bins: pd.DataFrame) -> float:
-    """Return the expected calibration error: the mean gap of confidence and accuracy, weighted by images."""
+    """Return the expected calibration error: the mean gap of confidence and accuracy."""
     gaps = (bins["confidence"] - bins["accuracy"]).abs().fillna(0)
     return float((gaps * bins["images"]).sum() / bins["images"].sum())
 
 
-def interval(hits: int, count: int, confidence: float) -> tuple[float, float]:
-    """Return the exact (Clopper-Pearson) interval of a proportion; (0, 1) where nothing was counted."""
-    from scipy.stats import binomtest
-
+def interval(correct: int, count: int, confidence: float) -> tuple[float, float]:
+    """Return the exact (Clopper-Pearson) interval of a proportion; (0, 1) of nothing."""
     if count == 0:
         return 0.0, 1.0
-    ends = binomtest(hits, count).proportion_ci(confidence, method="exact")
+    ends = binomtest(correct, count).proportion_ci(confidence, method="exact")
     return float(ends.low), float(ends.high)
-
-
-def mcnemar(correct_a: Tensor, correct_b: Tensor) -> dict[str, float]:
-    """Compare two models on the same examples, bool (N) each, by the exact McNemar test.
-
-    only_a and only_b count the examples that one model alone gets right; p_one_sided is for "a is worse than b".
-    """
-    from scipy.stats import binomtest
-
-    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
-    if only_a + only_b == 0:
-        return {"only_a": 0, "only_b": 0, "p_one_sided": 1.0, "p_two_sided": 1.0}
-    one_sided = binomtest(only_a, only_a + only_b, alternative="less").pvalue
-    two_sided = binomtest(only_a, only_a + only_b).pvalue
-    return {
-        "only_a": only_a,
-        "only_b": only_b,
-        "p_one_sided": float(one_sided),
-        "p_two_sided": float(two_sided),
-    }
 
 
 def significant(value: float) -> float:

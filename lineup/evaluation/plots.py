@@ -1,21 +1,27 @@
-"""Every picture: one function each, one PNG each, legible at 900 pixels and safe for colour-blind eyes."""
+"""Every plot: a function and a PNG each, legible at 900 pixels, safe for colour-blind eyes."""
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from lineup.evaluation.comparisons import readable_p
 from lineup.files import replacing
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from torch import Tensor, nn
 
 WIDTH = 8.0  # inches; at 160 dots per inch sharp also where a README scales it to 900 pixels
 STYLE = {
@@ -70,11 +76,7 @@ ACCURACY_TICKS = (
 
 @contextmanager
 def drawing(path: Path, height: float, width: float = WIDTH) -> Iterator[Figure]:
-    """Yield an empty figure of `width` × `height` inches that is written to `path` when the block succeeds."""
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.font_manager import get_font_names
-
+    """Yield an empty figure, in inches, that is written to `path` when the block succeeds."""
     installed = set(get_font_names())
     fonts = ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
     with matplotlib.rc_context({**STYLE, "font.family": fonts}), warnings.catch_warnings():
@@ -119,7 +121,7 @@ def draw_samples(images_by_class: Mapping[str, Tensor], path: Path) -> None:
 
 
 def draw_table(inputs: Tensor, targets: Tensor, names: Sequence[str], path: Path) -> None:
-    """Draw the first rows of a regression's inputs (N, F) and targets (N, T); `names` name the last or all columns."""
+    """Draw the first rows of inputs (N, F) and targets (N, T); `names` name the last columns."""
     rows, features, outputs = min(len(inputs), 12), inputs.shape[1], targets.shape[1]
     headers = [f"input {number + 1}" for number in range(features + outputs - len(names))] + list(
         names
@@ -152,10 +154,7 @@ def draw_table(inputs: Tensor, targets: Tensor, names: Sequence[str], path: Path
 def draw_learning_curves(
     histories: Mapping[str, pd.DataFrame | list[dict[str, Any]]], path: Path
 ) -> None:
-    """Draw every architecture's history: validation score and loss per epoch, the training's loss dotted."""
-    import pandas as pd
-    from matplotlib.ticker import MaxNLocator
-
+    """Draw every architecture's history: validation score and loss, the training's loss dotted."""
     frames = {name: pd.DataFrame(history).astype(float) for name, history in histories.items()}
     score = next(
         (
@@ -260,9 +259,7 @@ def draw_leaderboard(rows: Sequence[Mapping[str, Any]], confidence: float, path:
 
 
 def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """Draw counts (K, K), actual by predicted: what is right in grey, every kind of mistake in orange."""
-    import numpy as np
-
+    """Draw counts (K, K), actual by predicted: correct in grey, every kind of error in orange."""
     count = len(classes)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     mistakes = np.where(np.eye(count, dtype=bool), np.nan, share)
@@ -298,16 +295,16 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path) -> No
             bar = figure.colorbar(
                 image, ax=axes, shrink=0.6, format=lambda value, _: percent(value)
             )
-            bar.set_label("mistakes, of the actual class")
+            bar.set_label("errors, of the actual class")
             bar.outline.set_visible(False)
 
 
 def draw_errors(
     mistakes: Sequence[tuple[Tensor, str, str, float]], examples: int, path: Path
 ) -> None:
-    """Draw (image uint8 (C, H, W), truth, prediction, confidence) in the given order; `examples` were looked at."""
+    """Draw (image uint8 (C, H, W), label, prediction, confidence) of errors on `examples`."""
     if not mistakes:
-        return draw_message(f"No mistakes on {examples:,} images", path)
+        return draw_message(f"No errors on {examples:,} images", path)
     columns = 5 if len(mistakes) <= 25 else 8
     pitch, room = WIDTH / columns, 19 if columns == 5 else 15
     tall, wide = mistakes[0][0].shape[1:]
@@ -325,13 +322,13 @@ def draw_errors(
                 middle, top + height + 0.1, f"is {shorten(truth, room - 3)}", color=GOOD, **style
             )
             sure = f", {confidence:.0%}"
-            said = f"said {shorten(prediction, room - 5 - len(sure))}\u200e{sure}"  # the mark keeps Arabic in its place
+            said = f"said {shorten(prediction, room - 5 - len(sure))}\u200e{sure}"  # keeps Arabic in place
             axes.text(middle, top + height + 0.28, said, color=BAD, **style)
     return None
 
 
 def draw_per_class(table: pd.DataFrame, path: Path, most: int = 40) -> None:
-    """Draw recall and its interval from columns class, recall, low, high, images; of many classes the lowest."""
+    """Draw recall and its interval (columns class, recall, low, high, images), the lowest."""
     shown = table[table["images"] > 0]
     if len(shown) > most:
         shown = shown.sort_values("recall", kind="stable").head(most)
@@ -364,7 +361,7 @@ def draw_per_class(table: pd.DataFrame, path: Path, most: int = 40) -> None:
 
 
 def draw_calibration(bins: pd.DataFrame, error: float, path: Path) -> None:
-    """Draw a reliability diagram from columns low, high, confidence, accuracy, images; `error` is the ECE."""
+    """Draw a reliability diagram from columns low, high, confidence, accuracy, images."""
     filled = bins[bins["images"] > 0]
     with drawing(path, height=4.2, width=6) as figure:
         axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -422,7 +419,7 @@ def draw_disagreements(
     answers: Mapping[str, Sequence[str]],
     path: Path,
 ) -> None:
-    """Draw images (C, H, W) as rows with their truth and each architecture's answer, right or wrong."""
+    """Draw images (C, H, W) as rows with their label and each architecture's prediction."""
     if not images:
         return draw_message("The architectures agree on every image", path)
     columns = {"truth": list(truths), **{name: list(answer) for name, answer in answers.items()}}
@@ -501,44 +498,10 @@ def draw_matrix(matrix: np.ndarray, what: str, x: str, y: str, path: Path) -> No
         figure.colorbar(image, ax=axes).outline.set_visible(False)
 
 
-def record_activations(module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """Return what forward hooks see in each layer: features (N, …), of a recurrent layer (steps, N, hidden)."""
-    import torch
-    from torch import nn
-
-    silent = (nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity, nn.BatchNorm1d, nn.BatchNorm2d)
-    seen: dict[str, Tensor] = {}
-
-    def hook(name: str) -> Callable[..., None]:
-        def record(layer: nn.Module, _: Any, output: Any) -> None:  # noqa: ANN401
-            features = output[0] if isinstance(output, tuple) else output
-            batch_first = isinstance(layer, nn.RNNBase) and layer.batch_first
-            seen[name] = (features.transpose(0, 1) if batch_first else features).detach().clone()
-
-        return record
-
-    leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
-    names = {
-        name: f"{type(layer).__name__} ({name.removeprefix('network.')})" for name, layer in leaves
-    }
-    handles = [
-        layer.register_forward_hook(hook(names[name]))
-        for name, layer in leaves
-        if not isinstance(layer, silent)
-    ]
-    try:
-        with torch.inference_mode():
-            module(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
-
-
 def draw_activations(
     image: Tensor, activations: Mapping[str, Tensor], path: Path, most: int = 6
 ) -> None:
-    """Draw what each layer makes of one input: feature maps, the states of every step, or a strip of units."""
+    """Draw what each layer makes of one input: feature maps, states of every step, or units."""
     names, count = list(activations), min(most, len(activations))
     layers = [
         names[round(index * (len(names) - 1) / max(count - 1, 1))] for index in range(count)
@@ -567,7 +530,7 @@ def draw_activations(
 
 
 def activation_grid(activation: Tensor) -> np.ndarray:
-    """Return the first example's features, (1, C, H, W), (steps, 1, hidden) or (1, F), as one image."""
+    """Return the first features, (1, C, H, W), (steps, 1, hidden) or (1, F), as one image."""
     activation = activation.float().cpu()
     if activation.ndim == 4:
         return montage(activation[0, :16], 16)
@@ -587,7 +550,7 @@ def draw_classifications(
     path: Path,
     most: int = 10,
 ) -> None:
-    """Draw a row per (name, image uint8 (C, H, W), probabilities (K,)): the image, and bars of its best classes."""
+    """Draw a row per (name, image uint8 (C, H, W), probabilities (K,)): image and best classes."""
     shown = min(len(classes), most)
     with drawing(path, height=len(answers) * (0.24 * shown + 0.5)) as figure:
         rows = figure.subplots(len(answers), 2, width_ratios=[1, 1.6], squeeze=False)
@@ -627,8 +590,6 @@ def describe_best(frame: pd.DataFrame, score: str | None) -> str:
 
 def line_looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return a colour and a marker per name, the same in every figure of one line-up."""
-    import matplotlib
-
     colors = matplotlib.color_sequences["petroff10"]
     return {
         name: {
@@ -641,7 +602,7 @@ def line_looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def scale_as_accuracy(axes: Axes) -> None:
-    """Make an axis of error rates read as accuracy, on a scale that spreads what is close to 100 %."""
+    """Make an axis of error rates read as accuracy, on a scale that spreads the end at 100 %."""
     values = [value for line in axes.get_lines() for value in line.get_ydata()]
     errors = [value for value in values if value > 0]
     lowest, highest = min(errors, default=0.01), max(errors, default=0.1)
@@ -666,8 +627,6 @@ def scale_as_accuracy(axes: Axes) -> None:
 
 def spread_losses(axes: Axes) -> None:
     """Make a loss axis logarithmic where its values are positive, finite and far apart."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
     values = [value for line in axes.get_lines() for value in line.get_ydata()]
     if not 0 < 3 * min(values) < max(values) < float("inf"):
         return
@@ -700,16 +659,11 @@ def place(axes: Axes, image: Tensor, left: float, top: float, width: float, heig
 
 def text_width(text: str) -> int:
     """Return how many columns of Latin letters a text takes."""
-    import unicodedata
-
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def to_rgb(image: Tensor) -> np.ndarray:
-    """Return a uint8 image (C, H, W) as uint8 (H, W, 3), no larger than a picture needs; grey unless C is 3."""
-    import torch
-    from torch.nn.functional import interpolate
-
+    """Return a uint8 image (C, H, W) as uint8 (H, W, 3), no larger than needed."""
     if max(image.shape[1:]) > 160:
         size = [max(1, side * 160 // max(image.shape[1:])) for side in image.shape[1:]]
         image = interpolate(image[None].float(), size, mode="area")[0].round().to(torch.uint8)
@@ -728,14 +682,12 @@ def shorten(name: str, most: int) -> str:
 
 
 def abridged(numbers: Sequence[int], most: int) -> list[int | None]:
-    """Return all numbers, or the first ones, None and the last one where there are more than `most`."""
+    """Return all numbers, or of more than `most` the first ones, None and the last one."""
     return list(numbers) if len(numbers) <= most else [*numbers[: most - 2], None, numbers[-1]]
 
 
 def montage(maps: Tensor, columns: int) -> np.ndarray:
     """Return maps (n, h, w) side by side in rows of `columns`, with gaps of NaN."""
-    import numpy as np
-
     count, tall, wide = maps.shape
     rows = -(-count // columns)
     canvas = np.full(
@@ -749,14 +701,7 @@ def montage(maps: Tensor, columns: int) -> np.ndarray:
 
 def shades(values: np.ndarray) -> dict[str, Any]:
     """Return imshow's settings for values: white at zero, orange above, violet below."""
-    import numpy as np
-
     largest = max(np.nanmax(np.abs(values)), 1e-12)
     if np.nanmin(values) < 0:
         return {"cmap": "PuOr_r", "vmin": -largest, "vmax": largest}
     return {"cmap": "Oranges", "vmin": 0, "vmax": largest}
-
-
-def readable_p(p: float) -> str:
-    """Return a p-value in two significant digits."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.995 else "1"

@@ -1,11 +1,27 @@
-"""Scores of a regression: training and evaluation share them, so that one output has one R²."""
+"""Scores that training and evaluation share, so that one output has one score."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-if TYPE_CHECKING:
-    from torch import Tensor
+
+def classification_scores(logits: Tensor, labels: Tensor, top_k: int) -> dict[str, float]:
+    """Return loss, accuracy and top-k accuracy of logits (N, K): sums, divided once."""
+    count = len(labels)
+    return {
+        "loss": float(cross_entropy(logits, labels, reduction="sum")) / count,
+        "accuracy": top_accuracy(logits, labels, 1),
+        f"top{top_k}_accuracy": top_accuracy(logits, labels, top_k),
+    }
+
+
+def top_accuracy(outputs: Tensor, labels: Tensor, k: int) -> float:
+    """Return how often the label is among the k highest outputs (all, where there are fewer)."""
+    if k == 1:
+        return float((outputs.argmax(1) == labels).sum()) / len(labels)
+    highest = outputs.topk(min(k, outputs.shape[1]), dim=1).indices
+    return float((highest == labels[:, None]).any(1).sum()) / len(labels)
 
 
 def regression_scores(outputs: Tensor, targets: Tensor) -> dict[str, float]:
@@ -27,15 +43,3 @@ def r_squared(outputs: Tensor, targets: Tensor) -> float:
     constant = (targets == targets[0]).all(0)  # its total may be other than 0: the mean is rounded
     inexact = (residual > 0).double()
     return 1 - float((residual / total).where(~constant, inexact).mean())
-
-
-def classification_scores(outputs, targets, top_k):
-    from torch.nn import functional
-
-    k = min(top_k, outputs.shape[1])
-    hits = outputs.topk(k, 1).indices == targets[:, None]
-    return {
-        "loss": float(functional.cross_entropy(outputs, targets, reduction="sum")) / len(targets),
-        "accuracy": float((outputs.argmax(1) == targets).sum()) / len(targets),
-        f"top{top_k}_accuracy": float(hits.any(1).sum()) / len(targets),
-    }

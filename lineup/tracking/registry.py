@@ -11,7 +11,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import onnx
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
@@ -21,7 +20,8 @@ from mlflow.types import Schema, TensorSpec
 
 from lineup.files import read_json
 from lineup.model_info import ModelInfo
-from lineup.paths import MODEL_JSON, ONNX, SCORES, TEMPLATES, VALIDATION, WEIGHTS
+from lineup.paths import MODEL_JSON, ONNX, SCORES, VALIDATION, WEIGHTS
+from lineup.templating import render
 from lineup.tracking.lineage import TOO_LARGE
 from lineup.tracking.mirror import Mirror, log_metrics, to_metrics
 from lineup.tracking.names import RUN_ID, registered_name
@@ -195,10 +195,8 @@ def describe_version(client: MlflowClient, version: ModelVersion, mirror: Mirror
     lineage = mirror.run.data.tags
     is_score = ("val_", "test_")
     scores = {key: float(value) for key, value in version.tags.items() if key.startswith(is_score)}
-    templates = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True
-    )
-    text = templates.get_template("version.md.jinja").render(
+    text = render(
+        "version.md.jinja",
         name=version.name,
         number=version.version,
         architecture=version.tags["architecture"],

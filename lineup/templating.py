@@ -1,0 +1,22 @@
+"""Texts for people, from the files in lineup/templates/."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from lineup.paths import TEMPLATES
+
+
+def render(template: str, **values: Any) -> str:  # noqa: ANN401
+    """Return a template filled with values; only HTML escapes what they hold."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=".html" in template,
+    )
+    return environment.get_template(template).render(**values)
