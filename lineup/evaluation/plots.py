@@ -322,7 +322,8 @@ def draw_errors(
                 middle, top + height + 0.1, f"is {shorten(truth, room - 3)}", color=GOOD, **style
             )
             sure = f", {confidence:.0%}"
-            said = f"said {shorten(prediction, room - 5 - len(sure))}\u200e{sure}"  # keeps Arabic in place
+            mark = "\u200e"  # keeps Arabic in its place
+            said = f"said {shorten(prediction, room - 5 - len(sure))}{mark}{sure}"
             axes.text(middle, top + height + 0.28, said, color=BAD, **style)
     return None
 

@@ -14,11 +14,11 @@ from PIL import Image, ImageDraw
 
 from lineup.architectures import build
 from lineup.errors import UserError
-from lineup.serving import deployable as deployment
+from lineup.serving import deployable
 from lineup.serving.classifier import open_classifier
 from stages import demo
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
@@ -51,8 +51,8 @@ def models(tmp_path_factory):
             "weights_sha256": "",
         }
         network = build(name, [1, 28, 28], 10, hyperparameters)
-        deployment.write_onnx(
-            deployment.Deployed(network, description).eval(), folder / f"{name}.onnx"
+        deployable.write_onnx(
+            deployable.Deployable(network, description).eval(), folder / f"{name}.onnx"
         )
     return [folder / "linear.onnx", folder / "mlp.onnx"]
 
@@ -198,6 +198,6 @@ def test_models_for_pictures_of_different_sizes_are_refused(models, tmp_path):
         "classes": ["a", "b"],
     }
     description |= {"shape": [1, 8, 8], "mean": [0.1], "std": [0.3], "weights_sha256": ""}
-    deployment.write_onnx(deployment.Deployed(network, description).eval(), tmp_path / "small.onnx")
+    deployable.write_onnx(deployable.Deployable(network, description).eval(), tmp_path / "small.onnx")
     with pytest.raises(UserError, match="pictures of different sizes"):
         demo.main([str(models[0]), str(tmp_path / "small.onnx")])

@@ -14,11 +14,11 @@ from PIL import Image, ImageOps
 from lineup import files
 from lineup.architectures import build
 from lineup.errors import UserError
-from lineup.serving import deployable as deployment
+from lineup.serving import deployable
 from lineup.serving.classifier import open_classifier, read_files
 from stages import predict
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MNIST_LIKE = {
     "size": [28, 28],
     "channels": 1,
@@ -68,7 +68,7 @@ def model(digits, tmp_path_factory):
 
 def write_model(folder, network, shape=(1, 28, 28), **facts):
     """Write a linear model's weights, description and ONNX file."""
-    files.write_tensors(folder / "model.safetensors", network.state_dict())
+    tensors.write_tensors(folder / "model.safetensors", network.state_dict())
     description = {
         "architecture": "linear",
         "hyperparameters": {},
@@ -81,7 +81,7 @@ def write_model(folder, network, shape=(1, 28, 28), **facts):
         "weights_sha256": files.sha256(folder / "model.safetensors"),
     }
     files.write_json(folder / "model.json", description | facts)
-    deployment.write_onnx(deployment.load(folder), folder / "model.onnx")
+    deployable.write_onnx(deployable.load_deployable(folder), folder / "model.onnx")
 
 
 @pytest.fixture
@@ -330,10 +330,10 @@ import mlflow, numpy as np
 from pathlib import Path
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
-from lineup.serving import deployable as deployment
+from lineup.serving import deployable
 folder = Path({str(model)!r})
 signature = ModelSignature(Schema([TensorSpec(np.dtype("uint8"), (-1, 1, 28, 28))]))
-module = deployment.load(folder)
+module = deployable.load_deployable(folder)
 mlflow.set_experiment("digits")
 with mlflow.start_run() as run:
     logged = mlflow.pytorch.log_model(module, name="linear", serialization_format="pt2", signature=signature,

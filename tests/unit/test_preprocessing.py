@@ -9,19 +9,19 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import picture_sets
 import pytest
 import torch
 import yaml
+from helpers import models, picture_sets
+from helpers.datasets import describe, load
 from helpers.project import ROOT
 from PIL import Image
 
 from lineup.architectures import build
-from lineup.errors import UserError
-from lineup.data.dataset import describe, load
 from lineup.data.folder_listing import list_tree
-from lineup.serving import deployable as deployment
+from lineup.errors import UserError
 from lineup.serving.classifier import open_classifier
+from lineup.serving.deployable import write_onnx
 from stages import fetch
 
 BOTH_WAYS = [(name, own_test) for name in picture_sets.SETS for own_test in (False, True)]
@@ -61,19 +61,16 @@ def fetched():
 def classifier():
     """Return an untrained classifier for the fetched set, opened from its ONNX file as a user's is."""
     dataset = describe()
-    description = {
-        "architecture": "linear",
-        "dataset": dataset.name,
-        "task": "classification",
-        "classes": dataset.classes,
-        "shape": dataset.shape,
-        "mean": [0.5] * dataset.shape[0],
-        "std": [0.25] * dataset.shape[0],
-        "preprocessing": dataset.preprocessing,
-        "weights_sha256": "",
-    }
     network = build("linear", dataset.shape, len(dataset.classes), {})
-    deployment.write_onnx(deployment.Deployed(network, description).eval(), Path("model.onnx"))
+    model = models.deployable(
+        network,
+        classes=dataset.classes,
+        shape=dataset.shape,
+        mean=[0.5] * dataset.shape[0],
+        std=[0.25] * dataset.shape[0],
+        preprocessing=dataset.preprocessing,
+    )
+    write_onnx(model, Path("model.onnx"))
     return open_classifier("model.onnx")
 
 
@@ -300,7 +297,7 @@ def test_the_accuracy_of_predict_on_the_test_files_is_the_leaderboards(name, own
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     choose()
     params = yaml.safe_load(Path("params.yaml").read_text())
-    params["models"]["mlp"]["epochs"] = 2  # far from perfect: then a difference would show
+    params["train"]["epochs"] = 2  # far from perfect: then a difference would show
     Path("params.yaml").write_text(yaml.safe_dump(params))
     picture_sets.make(name, Path("data/mine"), own_test)
     for stage in ("fetch", "split", "train", "evaluate"):

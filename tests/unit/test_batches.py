@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from lineup.params import Augment
-from lineup.training.batches import Batches, Purpose, augmented, draw_seed, shuffled
+from lineup.training.augmentation import augment
+from lineup.training.batches import Batches, shuffle
+from lineup.training.draws import Purpose, draw_seed
 
 OFF = {"rotate": 0, "shift": 0, "scale": 0, "shear": 0, "flip": False, "erase": 0}
 
@@ -17,7 +19,7 @@ def settings(**changes):
 
 def draw(images, seed=0, **changes):
     torch.manual_seed(seed)
-    return augmented(images, settings(**changes))
+    return augment(images, settings(**changes))
 
 
 def blob(count=64, size=21):
@@ -63,17 +65,17 @@ def test_rows_of_features_pass_as_they_are():
 
 
 def test_an_epoch_sees_every_example_once_in_an_order_of_seed_and_epoch_alone():
-    order = shuffled(1000, seed=3, epoch=0)
+    order = shuffle(1000, seed=3, epoch=0)
     assert torch.equal(order.sort().values, torch.arange(1000))
     torch.manual_seed(99)  # the global generator has no say
-    assert torch.equal(order, shuffled(1000, seed=3, epoch=0))
-    assert not torch.equal(order, shuffled(1000, seed=3, epoch=1))
-    assert not torch.equal(order, shuffled(1000, seed=4, epoch=0))
+    assert torch.equal(order, shuffle(1000, seed=3, epoch=0))
+    assert not torch.equal(order, shuffle(1000, seed=3, epoch=1))
+    assert not torch.equal(order, shuffle(1000, seed=4, epoch=0))
 
 
 def test_no_seeds_order_is_another_seeds_order_of_another_epoch():
     other = pow(1_000_003, -1, 2**32)  # × 1,000,003 is 1 there
-    assert not torch.equal(shuffled(1000, seed=other, epoch=0), shuffled(1000, seed=0, epoch=1))
+    assert not torch.equal(shuffle(1000, seed=other, epoch=0), shuffle(1000, seed=0, epoch=1))
 
 
 def test_seed_purpose_and_number_each_reach_both_halves_of_the_generators_seed():
@@ -185,7 +187,7 @@ def test_a_training_batch_is_augmented_before_it_is_normalised(noise):
     torch.manual_seed(5)
     images, _ = batches.batch(torch.arange(10), settings(flip=True, erase=1))
     torch.manual_seed(5)
-    expected = (augmented(noise.float(), settings(flip=True, erase=1)) / 255 - 0.5) / 0.25
+    expected = (augment(noise.float(), settings(flip=True, erase=1)) / 255 - 0.5) / 0.25
     assert torch.allclose(images, expected, atol=1e-5)
     plain, _ = batches.batch(torch.arange(10))
     assert not torch.allclose(images, plain)

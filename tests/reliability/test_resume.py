@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import QUICK, Project, copy_sources
+from helpers.project import QUICK, Project, copy_sources
 from test_training import Recorder, pictures, recipe
 
 from lineup import architectures
@@ -453,7 +453,7 @@ main("mlp")
     [
         ("lineup.training.checkpoints.write_tensors", 7),  # before a checkpoint's tensors
         ("lineup.training.checkpoints.write_json", 8),  # between them and progress.json
-        ("lineup.files.write_tensors", 1),  # before the outputs
+        ("lineup.tensors.write_tensors", 1),  # before the outputs
         ("lineup.files.write_rows", 1),  # between the outputs
         ("lineup.files.write_json", 1),
         ("lineup.files.write_json", 2),

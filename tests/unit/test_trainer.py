@@ -2,96 +2,25 @@
 
 import itertools
 import math
-import types
 
 import pytest
 import torch
+from helpers.training import make_trainer as make
+from helpers.training import pictures, recipe, run, weights
 from torch import nn
 from torch.nn import functional
 
 from lineup import architectures
 from lineup.errors import UserError
-from lineup.data.dataset import evaluation_batch
-from lineup.params import load_params
+from lineup.evaluation.inference import evaluation_batch
+from lineup.evaluation.scores import classification_scores
 from lineup.training import trainer as training
-from lineup.training.batches import Batches, shuffled
-from lineup.training.optimizers import learning_rate, make_optimizers, orthogonal
-from lineup.training.reporting import Report, open_tensorboard
-from lineup.training.trainer import Reporter, Training
-
-OFF = {"rotate": 0, "shift": 0, "scale": 0, "shear": 0, "flip": False, "erase": 0}
-PLAIN = {
-    "epochs": 2,
-    "batch_size": 16,
-    "optimizer": "sgd",
-    "learning_rate": 0.1,
-    "momentum": 0.0,
-    "nesterov": False,
-    "weight_decay": 0.0,
-    "schedule": "constant",
-    "clip_norm": 0,
-    "label_smoothing": 0.0,
-    "ema": 0,
-    "monitor": "val_loss",
-    "mode": "min",
-    "patience": 0,
-    "keep_every": 0,
-    "top_k": 2,
-    "log_every": 100,
-    "precision": "float32",
-    "device": "cpu",
-}
-
-
-def recipe(**changes):
-    train = load_params().train
-    augment = train.augment.model_copy(update=OFF | changes.pop("augment", {}))
-    return train.model_copy(update=PLAIN | changes | {"augment": augment})
-
-
-def pictures(count=40, classes=4, seed=0):
-    """Return images of which each class has its own brightness, as Batches."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % classes
-    noise = torch.randint(60, (count, 1, 6, 6), dtype=torch.uint8, generator=generator)
-    images = noise + (labels * 40).byte().view(-1, 1, 1, 1)
-    return Batches(images, labels, torch.tensor([0.4]), torch.tensor([0.2]))
-
-
-def make(train=None, validation=None, name="linear", hyperparameters=None, **changes):
-    train = train or pictures()
-    torch.manual_seed(1)
-    model = architectures.build(name, train.inputs.shape[1:], 4, hyperparameters or {})
-    return Training(model, train, validation or pictures(20, seed=1), recipe(**changes), seed=5)
-
-
-class Recorder:
-    """A reporter that remembers."""
-
-    def __init__(self):
-        self.steps, self.epochs, self.examples, self.kept, self.stopped = [], [], [], {}, False
-
-    def reporter(self):
-        return Reporter(
-            lambda *values: self.steps.append(values),
-            self.epochs.append,
-            self.examples.append,
-            lambda epoch, weights: self.kept.update(
-                {epoch: {n: t.clone() for n, t in weights.items()}}
-            ),
-            lambda: self.stopped,
-        )
-
-
-def run(loop):
-    record = Recorder()
-    loop.run(record.reporter(), save=lambda _: None, due=lambda: False)
-    return record
-
-
-def weights(module):
-    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
-
+from lineup.training.batches import Batches, shuffle
+from lineup.training.console import ema_warning
+from lineup.training.device import resolve_device, resolve_precision
+from lineup.training.optimizers import learning_rate_at, make_optimizers, newton_schulz
+from lineup.training.tensorboard import TensorBoard
+from lineup.training.trainer import Epoch, Trainer
 
 # --- optimizers -------------------------------------------------------------------------------------------------------
 
@@ -116,7 +45,7 @@ def test_each_optimizer_takes_the_steps_of_torchs_own(settings, reference):
     model = architectures.build("linear", (1, 6, 6), 4, {})
     optimizer = reference(model.parameters())
     for epoch in range(3):
-        for index in shuffled(40, 5, epoch).split(16):
+        for index in shuffle(40, 5, epoch).split(16):
             images, labels = loop.train.batch(index)
             optimizer.zero_grad()
             functional.cross_entropy(model(images), labels).backward()
@@ -172,10 +101,10 @@ def test_muon_takes_the_steps_of_torchs_own_on_all_matrices_but_the_last_and_ada
 def test_orthogonalisation_keeps_the_singular_vectors_and_evens_out_the_values(shape):
     left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     matrix = left @ torch.diag(torch.linspace(0.2, 5, min(shape))) @ right
-    inside = left.T @ orthogonal(matrix) @ right.T
+    inside = left.T @ newton_schulz(matrix) @ right.T
     assert torch.allclose(inside, torch.diag(inside.diagonal()), atol=1e-5)
     assert float(inside.diagonal().min()) > 0.65 and float(inside.diagonal().max()) < 1.25
-    assert torch.equal(orthogonal(torch.zeros(shape)), torch.zeros(shape))
+    assert torch.equal(newton_schulz(torch.zeros(shape)), torch.zeros(shape))
 
 
 @pytest.mark.parametrize("outputs", [4, 40])
@@ -193,7 +122,7 @@ def test_muon_sees_a_convolution_as_a_row_per_output_channel(channels_last, outp
         0.1
         * 0.2
         * max(outputs, 27) ** 0.5
-        * orthogonal(gradient.reshape(outputs, 27)).view_as(gradient)
+        * newton_schulz(gradient.reshape(outputs, 27)).view_as(gradient)
     )
     assert torch.allclose(model[0].weight, before * (1 - 0.1 * 0.5) - step, atol=1e-6)
 
@@ -223,7 +152,7 @@ def test_weight_decay_pulls_matrices_towards_zero_and_spares_vectors(name):
 
 def rates(**changes):
     settings = recipe(epochs=6, learning_rate=0.5, **changes)
-    return [learning_rate(settings, step, steps_per_epoch=7) for step in range(42)]
+    return [learning_rate_at(settings, step, steps_per_epoch=7) for step in range(42)]
 
 
 def torchs(make_schedule):
@@ -277,7 +206,7 @@ def test_one_cycle_is_torchs_with_its_last_rate_at_zero(warmup):
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_the_shortest_training_has_a_rate_above_zero(schedule, epochs):
     settings = recipe(schedule=schedule, epochs=epochs)
-    assert all(learning_rate(settings, step, 1) > 0 for step in range(epochs))
+    assert all(learning_rate_at(settings, step, 1) > 0 for step in range(epochs))
 
 
 def test_the_schedule_drives_the_optimizer_and_the_history():
@@ -292,7 +221,7 @@ def test_clipping_bounds_the_step():
     loop, free = make(clip_norm=0.01, learning_rate=1.0), make(learning_rate=1.0)
     before = weights(loop.model)
     for each in (loop, free):
-        each.take_step(torch.arange(16))
+        each._train_step(torch.arange(16))
     assert (weights(loop.model) - before).norm() == pytest.approx(0.01, rel=1e-3)
     assert (weights(free.model) - before).norm() > 0.1
 
@@ -302,11 +231,10 @@ def test_label_smoothing_softens_the_training_loss_alone():
     outputs, targets = torch.randn(9, 4), torch.arange(9) % 4
     soft = torch.full((9, 4), 0.2 / 4).scatter_(1, targets[:, None], 0.8 + 0.2 / 4)
     assert torch.allclose(
-        loop.loss(outputs, targets), -(soft * outputs.log_softmax(1)).sum(1).mean()
+        loop._loss(outputs, targets), -(soft * outputs.log_softmax(1)).sum(1).mean()
     )
-    assert loop.score(outputs, targets)["val_loss"] == pytest.approx(
-        float(functional.cross_entropy(outputs, targets))
-    )
+    plain = float(functional.cross_entropy(outputs, targets))
+    assert classification_scores(outputs, targets, 2)["loss"] == pytest.approx(plain)
 
 
 def test_dropout_acts_in_training_and_not_in_validation():
@@ -325,10 +253,10 @@ def test_the_moving_average_is_what_is_validated_and_kept():
     expected = None
     for step in range(3):
         loop.progress.step = step
-        loop.take_step(torch.arange(step, step + 16))
+        loop._train_step(torch.arange(step, step + 16))
         now = weights(loop.model)
         expected = now if expected is None else 0.6 * expected + 0.4 * now
-    loop.finish_epoch()
+    loop._finish_epoch()
     kept = torch.cat([tensor.flatten() for tensor in loop.best.values()])
     assert torch.allclose(kept, expected, atol=1e-6) and not torch.allclose(kept, now, atol=1e-3)
     outputs = loop.average.module(loop.validation.batch(slice(None))[0]).detach()
@@ -366,12 +294,12 @@ def drawn(seed, step, device):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 4))
     augment = {"rotate": 20, "shift": 0.2, "erase": 0.5}
-    loop = Training(model, train, train, recipe(device=device, augment=augment), seed)
+    loop = Trainer(model, train, train, recipe(device=device, augment=augment), seed)
     seen = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].cpu()))
     model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.cpu() == 0))
     loop.progress.epoch, loop.progress.step = divmod(step, loop.steps_per_epoch)
-    loop.take_step(torch.arange(16, device=device))
+    loop._train_step(torch.arange(16, device=device))
     return seen
 
 
@@ -550,13 +478,13 @@ def test_a_monitor_that_the_task_does_not_have_is_refused_before_training():
 
 def test_a_loss_that_is_not_finite_stops_with_epoch_and_step_named():
     loop = make(epochs=3, log_every=100)
-    honest, calls = loop.loss, []
+    honest, calls = loop._loss, []
 
     def loss(outputs, targets):
         calls.append(1)
         return honest(outputs, targets) * (math.nan if len(calls) == 5 else 1)
 
-    loop.loss = loss
+    loop._loss = loss
     with pytest.raises(UserError, match=r"not finite at epoch 2, step 2.*learning_rate"):
         run(loop)
 
@@ -571,8 +499,8 @@ def test_a_learning_rate_far_too_high_ends_in_that_message_and_not_in_a_result()
 
 def test_auto_takes_the_accelerator_that_is_there():
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    assert training.resolve_device("auto") == (accelerator or torch.device("cpu"))
-    assert training.resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto") == (accelerator or torch.device("cpu"))
+    assert resolve_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:63", "mps"])
@@ -581,7 +509,7 @@ def test_a_device_that_is_not_there_is_named_with_the_way_out(name, monkeypatch)
         torch.accelerator, "current_accelerator", lambda check_available=False: None
     )
     with pytest.raises(UserError, match=rf"train\.device = '{name}'.*try auto"):
-        training.resolve_device(name)
+        resolve_device(name)
 
 
 def test_auto_precision_is_bfloat16_where_the_processor_has_it(monkeypatch):
@@ -591,15 +519,15 @@ def test_auto_precision_is_bfloat16_where_the_processor_has_it(monkeypatch):
         ({"avx512_bf16": True}, "bfloat16"),
     ]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
-        assert training.resolve_precision("auto", cpu) == expected
+        assert resolve_precision("auto", cpu) == expected
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert training.resolve_precision("auto", cpu) == "float32"
+    assert resolve_precision("auto", cpu) == "float32"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert training.resolve_precision("auto", torch.device("cuda")) == "float32"
+    assert resolve_precision("auto", torch.device("cuda")) == "float32"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert training.resolve_precision("auto", torch.device("cuda")) == "bfloat16"
-    assert training.resolve_precision("float32", cpu) == "float32"
-    assert training.resolve_precision("bfloat16", cpu) == "bfloat16"
+    assert resolve_precision("auto", torch.device("cuda")) == "bfloat16"
+    assert resolve_precision("float32", cpu) == "float32"
+    assert resolve_precision("bfloat16", cpu) == "bfloat16"
 
 
 def test_a_batch_too_small_for_batch_norm_is_refused():
@@ -612,9 +540,9 @@ def test_precision_is_that_of_the_layers_while_weights_and_loss_stay_float32(pre
     loop = make(precision=precision, name="mlp", hyperparameters={"hidden": [8]})
     seen = []
     loop.model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    honest = loop.loss
-    loop.loss = lambda outputs, targets: seen.append(outputs.dtype) or honest(outputs, targets)
-    loop.take_step(torch.arange(16))
+    honest = loop._loss
+    loop._loss = lambda outputs, targets: seen.append(outputs.dtype) or honest(outputs, targets)
+    loop._train_step(torch.arange(16))
     assert seen == [getattr(torch, precision), torch.float32]
     assert {parameter.dtype for parameter in loop.model.parameters()} == {torch.float32}
 
@@ -648,20 +576,12 @@ def test_tensorboard_events_hold_the_points_and_their_steps_also_after_a_resume(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.chdir(tmp_path)
-    for epoch, saved, values in (
-        (9, None, (9, 9)),
-        (1, None, (0.5, 0.25)),
-        (2, "state", (0.375, 0.75)),
-    ):
-        writer = open_tensorboard("linear", types.SimpleNamespace(saved_file=saved))
-        report = types.SimpleNamespace(journal=None, writer=writer)
-        Report.record(
-            report,
-            f"epoch:{epoch}",
-            dict(zip(("val_loss", "val_accuracy"), values, strict=True)),
-            epoch,
-        )
-        writer.close()
+    trainings = ((9, False, (9, 9)), (1, False, (0.5, 0.25)), (2, True, (0.375, 0.75)))
+    for epoch, is_resumed, values in trainings:
+        board = TensorBoard("linear", is_resumed)
+        row = {"epoch": epoch, **dict(zip(("val_loss", "val_accuracy"), values, strict=True))}
+        board.record(Epoch(row, None))
+        board.finish(tmp_path)
     events = EventAccumulator(str(tmp_path / "runs" / "linear")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("val_loss")] == [
         (1, 0.5),

@@ -26,11 +26,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from filelock import FileLock
+from lineup.tracking.journal import Journal, trainings
 
 from lineup import tracking
 from lineup.errors import UserError
 from lineup.params import Train
-from lineup.tracking.journal import Journal, trainings
 from lineup.training import reporting
 
 ODD = "Blümchen \"rot\" & 'blau', [x] {y};z"

@@ -3,7 +3,7 @@ import torch
 from scipy.stats import beta, binom
 from sklearn.metrics import f1_score, log_loss, top_k_accuracy_score
 
-from lineup.evaluation import metrics
+from lineup.evaluation import comparisons, metrics
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -48,18 +48,18 @@ def test_interval_is_that_of_clopper_and_pearson():
 def test_mcnemar_is_an_exact_binomial_test_on_the_examples_that_only_one_model_gets_right():
     correct_a = torch.tensor([True] * 50 + [True] * 3 + [False] * 12 + [False] * 7)
     correct_b = torch.tensor([True] * 50 + [False] * 3 + [True] * 12 + [False] * 7)
-    test = metrics.mcnemar(correct_a, correct_b)
+    test = comparisons.mcnemar(correct_a, correct_b)
     assert (test["only_a"], test["only_b"]) == (3, 12)
     assert test["p_one_sided"] == pytest.approx(binom.cdf(3, 15, 0.5))
     assert test["p_two_sided"] == pytest.approx(2 * binom.cdf(3, 15, 0.5))
-    assert metrics.mcnemar(correct_b, correct_a)["p_one_sided"] == pytest.approx(
+    assert comparisons.mcnemar(correct_b, correct_a)["p_one_sided"] == pytest.approx(
         binom.cdf(12, 15, 0.5)
     )
 
 
 def test_models_that_never_differ_are_not_significantly_different():
     correct = torch.tensor([True, False])
-    assert metrics.mcnemar(correct, correct) == {
+    assert comparisons.mcnemar(correct, correct) == {
         "only_a": 0,
         "only_b": 0,
         "p_one_sided": 1,

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.datasets import describe, load, load_split
 from PIL import Image
 
-from lineup.errors import UserError
-from lineup.data.dataset import describe, load, load_split
 from lineup.data.image_io import UnreadablePictureError
 from lineup.data.preprocessing import Preprocessing
+from lineup.errors import UserError
 from stages import fetch, split
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FLOWERS = Path("data/flowers")
 
 

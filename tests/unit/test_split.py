@@ -1,21 +1,23 @@
 """The split is disjoint, complete, stratified and seeded, and knows nothing but the training part."""
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import Project
+from helpers.datasets import describe, load, load_split
+from helpers.project import Project
 from PIL import Image
 
+from helpers.datasets import describe, load, load_split, write_dataset
+from helpers.project import Project
 from lineup.errors import UserError
-from lineup.data.dataset import RAW, SPLIT, Dataset, describe, load, load_split
-from lineup.files import read_json, sha256, write_json, write_tensors
+from lineup.files import read_json, sha256
+from lineup.paths import SPLIT
 from stages import split
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COUNTS = [100, 50, 30]
 
 
@@ -43,21 +45,14 @@ def write_images(counts=COUNTS, channels=3):
     write(
         images,
         labels,
-        ("images", "labels"),
         "classification",
         [f"class {n}" for n in range(len(counts))],
     )
     return images, labels
 
 
-def write(inputs, targets, names, task, classes):
-    for part in ("train", "test"):
-        write_tensors(RAW / f"{part}.safetensors", dict(zip(names, (inputs, targets), strict=True)))
-    digests = {part: sha256(RAW / f"{part}.safetensors") for part in ("train", "test")}
-    write_json(
-        RAW / "dataset.json",
-        asdict(Dataset("noise", task, classes, list(inputs.shape[1:]), digests)),
-    )
+def write(inputs, targets, task, classes):
+    write_dataset("noise", task, classes, train=(inputs, targets), test=(inputs, targets))
 
 
 def test_the_parts_are_disjoint_and_complete(project):
@@ -112,7 +107,6 @@ def test_validation_images_do_not_enter_the_statistics(project):
     write(
         images,
         labels,
-        ("images", "labels"),
         "classification",
         [f"class {n}" for n in range(len(COUNTS))],
     )
@@ -126,7 +120,6 @@ def test_a_channel_of_one_value_can_be_normalised(project):
     write(
         images,
         labels,
-        ("images", "labels"),
         "classification",
         [f"class {n}" for n in range(len(COUNTS))],
     )
@@ -169,7 +162,7 @@ def test_a_class_with_too_few_images_is_named(project, smallest, part):
 
 def test_every_row_of_a_regression_is_used_for_both(project):
     inputs = torch.arange(15, dtype=torch.float32).reshape(5, 3)
-    write(inputs, inputs[:, :2] * 2, ("inputs", "targets"), "regression", ["apples", "oranges"])
+    write(inputs, inputs[:, :2] * 2, "regression", ["apples", "oranges"])
     split.main()
     parts = load_split()
     assert parts.train.tolist() == parts.validation.tolist() == [0, 1, 2, 3, 4]

@@ -8,6 +8,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from lineup import architectures
+from lineup.evaluation.activations import record_activations
 from lineup.evaluation import metrics
 from lineup.evaluation import plots as figures
 
@@ -93,7 +94,7 @@ def test_every_picture_about_classes_is_drawn_for_any_number_of_them(tmp_path, c
 def test_mistakes_are_drawn_large_or_small_and_their_absence_is_said(tmp_path):
     mistake = (images(1, 3, 30, 60)[0], NAMES[0], NAMES[4], 0.99999)
     for count in (0, 1, 25, 60):
-        figures.draw_mistakes([mistake] * count, 1000, tmp_path / f"{count}.png")
+        figures.draw_errors([mistake] * count, 1000, tmp_path / f"{count}.png")
     assert size(tmp_path / "0.png")[1] < size(tmp_path / "1.png")[1] < size(tmp_path / "25.png")[1]
 
 
@@ -178,7 +179,7 @@ def test_filters_and_activations_are_drawn_for_every_kind_of_network(
     network = architectures.build(name, (3, 16, 20), 4, hyperparameters).eval()
     weight = next(weight for weight in network.parameters() if weight.ndim > 1)
     figures.draw_filters(weight, (3, 16, 20), tmp_path / "filters.png")
-    activations = figures.record_activations(network, torch.randn(1, 3, 16, 20))
+    activations = record_activations(network, torch.randn(1, 3, 16, 20))
     figures.draw_activations(images(1, 3, 16, 20)[0], activations, tmp_path / "activations.png")
     assert list(activations.values())[-1].shape == (1, 4)
     assert size(tmp_path / "activations.png")[0] == 1280
@@ -186,7 +187,7 @@ def test_filters_and_activations_are_drawn_for_every_kind_of_network(
 
 def test_a_hook_sees_a_recurrent_layer_as_steps_batch_hidden_and_is_removed():
     network = architectures.build("rnn", (1, 28, 28), 10, {"hidden": 150, "layers": 3}).eval()
-    activations = figures.record_activations(network, torch.randn(128, 1, 28, 28))
+    activations = record_activations(network, torch.randn(128, 1, 28, 28))
     assert [features.shape for features in activations.values()] == [(28, 128, 150), (128, 10)]
     assert not any(module._forward_hooks for module in network.modules())
 

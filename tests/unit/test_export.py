@@ -15,10 +15,10 @@ from lineup import files
 from lineup.architectures import build
 from lineup.errors import UserError
 from lineup.evaluation import metrics
-from lineup.serving import deployable as deployment
+from lineup.serving import deployable
 from stages import export
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHAPE = [1, 12, 12]
 CLASSES = ["cat", "dög", "a bird"]
 IMAGES = 1003  # a short last batch
@@ -66,16 +66,16 @@ def make_project(architecture, **settings):
     module = make_model(
         architecture, {"task": "classification", "classes": CLASSES, "shape": SHAPE}
     )
-    labels = deployment.predict(module, images, 100).argmax(dim=1)
+    labels = deployable.predict(module, images, 100).argmax(dim=1)
     for part in ("train", "test"):
-        files.write_tensors(
+        tensors.write_tensors(
             Path(f"data/raw/{part}.safetensors"), {"images": images, "labels": labels}
         )
     split = {"train": torch.arange(800), "validation": torch.arange(800, IMAGES)}
     split |= {"mean": torch.tensor([0.5]), "std": torch.tensor([0.25])}
-    files.write_tensors(Path("data/split/indices.safetensors"), split)
+    tensors.write_tensors(Path("data/split/indices.safetensors"), split)
     files.write_json(Path("data/split/split.json"), {"digest": "0" * 64})
-    scores = metrics.classification(deployment.predict(module, images, 1000), labels, 2, 0.95)
+    scores = metrics.classification(deployable.predict(module, images, 1000), labels, 2, 0.95)
     write_scores(architecture, scores)
     return module
 
@@ -89,7 +89,7 @@ def make_model(architecture, facts):
     for parameter in network.parameters():
         parameter.data.mul_(2)  # clear decisions
     folder = Path("models") / architecture
-    files.write_tensors(folder / "model.safetensors", network.state_dict())
+    tensors.write_tensors(folder / "model.safetensors", network.state_dict())
     description = facts | {
         "architecture": architecture,
         "hyperparameters": HYPERPARAMETERS[architecture],
@@ -103,7 +103,7 @@ def make_model(architecture, facts):
         "weights_sha256": files.sha256(folder / "model.safetensors"),
     }
     files.write_json(folder / "model.json", description)
-    return deployment.load(folder)
+    return deployable.load_deployable(folder)
 
 
 def write_scores(architecture, scores):
@@ -131,7 +131,7 @@ def test_every_format_answers_like_the_trained_model_at_any_batch_size(exported,
     images = torch.randint(0, 256, (2 * batch_size + 1, *SHAPE), dtype=torch.uint8)
     answers = export.formats(folder / "export")[name](images, batch_size)
     assert answers.dtype == torch.float32
-    torch.testing.assert_close(answers, deployment.predict(module, images, 1000), atol=1e-5, rtol=0)
+    torch.testing.assert_close(answers, deployable.predict(module, images, 1000), atol=1e-5, rtol=0)
     torch.testing.assert_close(answers.sum(dim=1), torch.ones(len(images)))
 
 
@@ -175,7 +175,7 @@ def test_the_example_runs_without_torch(exported):
     )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line.replace("'", '"')) for line in done.stdout.splitlines()]
-    expected = deployment.predict(exported[1], torch.from_numpy(images), 2)
+    expected = deployable.predict(exported[1], torch.from_numpy(images), 2)
     assert [list(line) for line in lines] == [CLASSES, CLASSES]
     np.testing.assert_allclose([list(line.values()) for line in lines], expected, atol=1e-4)
 
@@ -226,14 +226,14 @@ def test_a_format_that_differs_stops_the_export_and_publishes_nothing(project, m
         weights = module.network.state_dict()
         next(iter(weights.values()))[0, 0] += 0.01
         if broken == "model.safetensors":
-            files.write_tensors(folder / broken, weights)
+            tensors.write_tensors(folder / broken, weights)
             description = files.read_json(folder / "model.json")
             files.write_json(
                 folder / "model.json",
                 description | {"weights_sha256": files.sha256(folder / broken)},
             )
         else:
-            {"model.pt2": deployment.write_pt2, "model.onnx": deployment.write_onnx}[broken](
+            {"model.pt2": deployable.write_pt2, "model.onnx": deployable.write_onnx}[broken](
                 module, folder / broken
             )
         next(iter(weights.values()))[0, 0] -= 0.01
@@ -255,14 +255,14 @@ def test_the_worst_input_is_named_and_a_tie_is_no_mistake():
     reference = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8]])
     tied = reference + torch.tensor([[-2e-6, 2e-6, 0.0], [0, 0, 0], [0, 0, 0]])
     assert tied.argmax(dim=1).tolist() != reference.argmax(dim=1).tolist()
-    assert deployment.difference(tied, reference) is None
+    assert deployable.difference(tied, reference) is None
     assert export.ties(reference) == pytest.approx(1 / 3)
     wrong = reference.clone()
     wrong[1, 0] += 2e-5
     wrong[2, 2] -= 3e-5
-    assert "test input 2 is off by 3e-05" in deployment.difference(wrong, reference)
-    assert "finite" in deployment.difference(reference * float("nan"), reference)
-    assert "shape (2, 3)" in deployment.difference(reference[:2], reference)
+    assert "test input 2 is off by 3e-05" in deployable.difference(wrong, reference)
+    assert "finite" in deployable.difference(reference * float("nan"), reference)
+    assert "shape (2, 3)" in deployable.difference(reference[:2], reference)
 
 
 def test_scores_other_than_those_of_evaluate_stop_the_export(project):
@@ -304,7 +304,7 @@ def test_int8_is_smaller_and_reported_beside_the_float_file(project, method):
 
 
 def load_test():
-    tensors = files.read_tensors(Path("data/raw/test.safetensors"))
+    tensors = tensors.read_tensors(Path("data/raw/test.safetensors"))
     return tensors["images"].numpy(), tensors["labels"].numpy()
 
 
@@ -324,11 +324,11 @@ def test_a_regression_is_exported_with_numbers_in_and_out(project):
     )
     facts = {"task": "regression", "classes": ["apples", "oranges"], "shape": [3]}
     module = make_model("linear", facts | {"mean": [0.0], "std": [1.0]})
-    outputs = deployment.predict(module, inputs, 5)
+    outputs = deployable.predict(module, inputs, 5)
     targets = outputs + 1
     params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"model": "linear"}
     Path("params.yaml").write_text(yaml.safe_dump(params))
-    files.write_tensors(Path("data/raw/test.safetensors"), {"inputs": inputs, "targets": targets})
+    tensors.write_tensors(Path("data/raw/test.safetensors"), {"inputs": inputs, "targets": targets})
     write_scores("linear", metrics.regression(outputs, targets))
     export.main()
     session = onnxruntime.InferenceSession("export/model.onnx")

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import copy_sources
+from helpers.project import copy_sources
 
 from lineup.tracking import lineage
 

@@ -19,7 +19,6 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from lineup import architectures, files
 from lineup.errors import UserError
-from lineup.serving import deployable as deployment
 from stages import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,7 +76,7 @@ def write_project(names, task, classes, inputs, truth):
     params |= {"architectures": names, "model": names[0]}
     files.write_text(Path("params.yaml"), yaml.safe_dump(params))
     keys = ("images", "labels") if task == "classification" else ("inputs", "targets")
-    files.write_tensors(
+    tensors.write_tensors(
         Path("data/raw/test.safetensors"), dict(zip(keys, (inputs, truth), strict=True))
     )
     facts = {"name": "digits", "task": task, "classes": classes, "shape": list(inputs.shape[1:])}
@@ -89,7 +88,7 @@ def write_project(names, task, classes, inputs, truth):
 def write_model(name, network, hyperparameters, epochs=2, **validation):
     facts = files.read_json(Path("data/raw/dataset.json"))
     folder = Path("models") / name
-    files.write_tensors(folder / "model.safetensors", network.state_dict())
+    tensors.write_tensors(folder / "model.safetensors", network.state_dict())
     digest = files.sha256(folder / "model.safetensors")
     statistics = (
         {"mean": [0.3], "std": [0.35]}
@@ -209,7 +208,7 @@ def test_order_batch_size_and_a_short_last_batch_change_no_figure(evaluated, mon
     monkeypatch.setattr(deployment, "evaluation_batch", lambda shape: 7)
     images, labels = digits()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    files.write_tensors(
+    tensors.write_tensors(
         Path("data/raw/test.safetensors"), {"images": images[order], "labels": labels[order]}
     )
     evaluate.main()
@@ -252,7 +251,7 @@ def test_an_architecture_without_mistakes_is_evaluated(here):
     write_digits()
     images, labels = digits()
     right = nearest_mean(images, labels)(((images.float() / 255) - 0.3) / 0.35).argmax(1) == labels
-    files.write_tensors(
+    tensors.write_tensors(
         Path("data/raw/test.safetensors"), {"images": images[right], "labels": labels[right]}
     )
     evaluate.main()

@@ -6,18 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import Project, copy_sources
+from helpers.project import Project, copy_sources
+from helpers.training import recipe, run, weights
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
-from test_training import Recorder, recipe, run, weights
 
 from lineup import architectures
 from lineup.errors import UserError
 from lineup.evaluation import metrics
-from lineup.files import read_json, read_tensors
+from lineup.evaluation.scores import regression_scores
+from lineup.files import read_json
+from lineup.tensors import read_tensors
 from lineup.training.batches import Batches
-from lineup.training.trainer import Training
+from lineup.training.trainer import Trainer
 
-YIELDS = Path(__file__).parents[1] / "data" / "yields" / "yields.csv"
+YIELDS = Path(__file__).parents[2] / "data" / "yields" / "yields.csv"
 STEPS = 100
 
 
@@ -37,7 +39,7 @@ def make(name="linear", hyperparameters=None, **changes):
     part = Batches(inputs, targets, torch.zeros(1), torch.ones(1))
     torch.manual_seed(4)
     model = architectures.build(name, [3], 2, hyperparameters or {})
-    return Training(
+    return Trainer(
         model, part, part, recipe(**{"batch_size": 5, "learning_rate": 1e-5, **changes}), seed=2
     )
 
@@ -79,7 +81,7 @@ def test_linear_on_yields_follows_gradient_descent_written_by_hand_step_by_step(
         weight, bias = next(
             descent
         )  # before the loop's step: it starts from the loop's first weights
-        loop.run_epoch(Recorder().reporter(), save=lambda _: None, due=lambda: False)
+        list(loop._fit_epoch())
         assert torch.allclose(layer.weight, weight, rtol=1e-5, atol=1e-7), step
         assert torch.allclose(layer.bias, bias, rtol=1e-5, atol=1e-7), step
         losses.append(loop.progress.history[-1]["train_loss"])
@@ -91,7 +93,7 @@ def test_one_step_from_the_same_gradient_is_the_hand_written_one_bit_for_bit():
     layer = loop.model[1]
     (optimizer,) = loop.optimizers
     optimizer.step = lambda: None  # leaves the gradient for us to look at
-    loop.take_step(torch.arange(5))
+    loop._train_step(torch.arange(5))
     gradient, before = layer.weight.grad.clone(), layer.weight.detach().clone()
     inputs, targets = yields()
     difference = (inputs @ before.t() + layer.bias.detach() - targets).double()
@@ -109,7 +111,7 @@ def test_one_step_from_the_same_gradient_is_the_hand_written_one_bit_for_bit():
 def test_the_loss_is_the_mean_over_all_elements():
     loop = make()
     outputs, targets = torch.randn(5, 2), torch.randn(5, 2)
-    assert torch.allclose(loop.loss(outputs, targets), (outputs - targets).square().sum() / 10)
+    assert torch.allclose(loop._loss(outputs, targets), (outputs - targets).square().sum() / 10)
 
 
 def test_metrics_are_those_of_scikit_learn():
@@ -134,15 +136,15 @@ def test_training_and_evaluation_agree_on_r2_also_for_a_constant_target(value, r
     for constant, expected in ((outputs[:, 1], 0), (targets[:, 1], 1)):
         outputs[:, 1] = constant
         others = r2_score(targets[:, ::2], outputs[:, ::2])
-        in_training = make().score(outputs, targets)["val_r2"]
+        in_training = regression_scores(outputs, targets)["r2"]
         assert in_training == pytest.approx((2 * others + expected) / 3, rel=1e-4)
         assert metrics.regression(outputs, targets)["r2"] == metrics.significant(in_training)
 
 
 def test_r2_of_a_single_row_is_0_in_training_unless_it_is_exact():
     targets = torch.tensor([[3.0, 4.0]])
-    assert make().score(targets + 1, targets)["val_r2"] == 0
-    assert make().score(targets, targets)["val_r2"] == 1
+    assert regression_scores(targets + 1, targets)["r2"] == 0
+    assert regression_scores(targets, targets)["r2"] == 1
 
 
 def test_a_short_last_batch_counts_by_its_rows():
@@ -181,7 +183,7 @@ def test_an_mlp_learns_noise_by_heart():
     part = Batches(inputs, targets, torch.zeros(1), torch.ones(1))
     torch.manual_seed(0)
     model = architectures.build("mlp", [1000], 10, {"hidden": [100], "batch_norm": False})
-    loop = Training(
+    loop = Trainer(
         model,
         part,
         part,
@@ -199,7 +201,7 @@ def test_the_stages_train_on_a_table_and_say_nothing_of_classes(dataset, tmp_pat
     copy_sources(tmp_path)
     project = Project(tmp_path)
     project.set(
-        dataset=dataset, model="linear", architectures=["linear"], models__linear={"epochs": 2}
+        dataset=dataset, model="linear", architectures=["linear"], train__epochs=2
     )
     for stage in ("fetch", "split", "train linear"):
         output = project.run("python", "-m", *f"stages.{stage}".split(), LINEUP_TRACKING="off")

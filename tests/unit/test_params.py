@@ -308,8 +308,3 @@ def test_help_comes_without_the_heavy_imports(tmp_path, stage):
     )
     result = project.run("python", "-c", code)
     assert result.stdout.strip().endswith("[]") and "Usage" in result.stdout
-
-
-def test_a_stage_also_runs_as_a_script(tmp_path):
-    result = Project(ROOT).run("python", "stages/train.py", "--help")
-    assert "ARCHITECTURE" in result.stdout

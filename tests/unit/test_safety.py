@@ -15,11 +15,11 @@ import torch
 from lineup import files
 from lineup.architectures import build
 from lineup.errors import UserError
-from lineup.serving import deployable as deployment
+from lineup.serving import deployable
 from lineup.serving.classifier import open_classifier
 from lineup.training.checkpoints import Checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Bomb:
@@ -46,7 +46,7 @@ def model(tmp_path):
     folder = tmp_path / "model"
     torch.manual_seed(0)
     network = build("linear", [1, 8, 8], 3, {})
-    files.write_tensors(folder / "model.safetensors", network.state_dict())
+    tensors.write_tensors(folder / "model.safetensors", network.state_dict())
     description = {
         "architecture": "linear",
         "hyperparameters": {},
@@ -59,7 +59,7 @@ def model(tmp_path):
         "weights_sha256": files.sha256(folder / "model.safetensors"),
     }
     files.write_json(folder / "model.json", description)
-    deployment.write_pt2(deployment.load(folder), folder / "model.pt2")
+    deployable.write_pt2(deployable.load_deployable(folder), folder / "model.pt2")
     return folder
 
 
@@ -120,7 +120,7 @@ def test_a_pt2_file_that_could_run_code_is_refused(model, trap, name):
     record, change = plants(trap)[name]
     plant(model / "model.pt2", record, change)
     with pytest.raises(UserError, match=r"so (the file|it) is refused"):
-        deployment.read_pt2(model / "model.pt2")
+        deployable.read_pt2(model / "model.pt2")
 
 
 @pytest.mark.slow
@@ -138,13 +138,13 @@ def test_a_file_that_is_no_archive_is_refused_as_pt2(model, trap):
     for content in (pickle.dumps(Bomb(trap)), torch_pickle(Bomb(trap)), b"", b"PK\x03\x04"):
         (model / "model.pt2").write_bytes(content)
         with pytest.raises(UserError, match="is refused"):
-            deployment.read_pt2(model / "model.pt2")
+            deployable.read_pt2(model / "model.pt2")
 
 
 def test_an_honest_pt2_file_is_loaded(model):
     images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
-    expected = deployment.load(model)(images)
-    torch.testing.assert_close(deployment.read_pt2(model / "model.pt2")(images), expected)
+    expected = deployable.load_deployable(model)(images)
+    torch.testing.assert_close(deployable.read_pt2(model / "model.pt2")(images), expected)
 
 
 @pytest.mark.parametrize("write", [pickle.dumps, torch_pickle])
@@ -154,16 +154,16 @@ def test_a_pickle_in_the_place_of_weights_is_refused(model, trap, write):
     digest = files.sha256(model / "model.safetensors")
     files.write_json(model / "model.json", description | {"weights_sha256": digest})
     with pytest.raises(UserError, match=r"model\.safetensors is not a safetensors file"):
-        deployment.load(model)
+        deployable.load_deployable(model)
     with pytest.raises(UserError, match="is not a safetensors file"):
         open_classifier(str(model))
 
 
 def test_other_weights_than_those_described_are_refused(model):
     torch.manual_seed(1)
-    files.write_tensors(model / "model.safetensors", build("linear", [1, 8, 8], 3, {}).state_dict())
+    tensors.write_tensors(model / "model.safetensors", build("linear", [1, 8, 8], 3, {}).state_dict())
     with pytest.raises(UserError, match="is not the file that"):
-        deployment.load(model)
+        deployable.load_deployable(model)
 
 
 def test_a_pickle_in_a_checkpoint_is_not_loaded_and_the_training_starts_again(
@@ -194,11 +194,11 @@ import mlflow, numpy as np
 from pathlib import Path
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
-from lineup.serving import deployable as deployment
+from lineup.serving import deployable
 from lineup.serving.classifier import open_classifier
 from test_safety import plant, plants
 folder = Path({str(model)!r})
-module = deployment.load(folder)
+module = deployable.load_deployable(folder)
 signature = ModelSignature(Schema([TensorSpec(np.dtype("uint8"), (-1, 1, 8, 8))]))
 mlflow.set_experiment("digits")
 with mlflow.start_run():

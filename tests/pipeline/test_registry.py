@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lineup.tracking.journal import trainings
 
 from lineup import tracking
-from lineup.errors import UserError
 from lineup.data import dataset as datasets
+from lineup.errors import UserError
 from lineup.files import read_json, read_tensors, sha256, write_json, write_tensors
-from lineup.serving import deployable as deployment
-from lineup.tracking.journal import trainings
+from lineup.serving import deployable
 
 GATE = {"promote": "gate", "level": 0.05, "margin": 0.002}
 FOLDER = Path("models/linear")
@@ -84,7 +84,7 @@ def train(weights, split=None):
     write_json(FOLDER / "run.json", {"training": uuid.uuid4().hex})
     images, labels = validation()
     hits = (
-        (deployment.predict(deployment.load(FOLDER), images, 100).argmax(1) == labels).sum().item()
+        (deployable.predict(deployable.load_deployable(FOLDER), images, 100).argmax(1) == labels).sum().item()
     )
     description["validation"]["val_accuracy"] = hits / len(labels)
     write_json(FOLDER / "model.json", description)

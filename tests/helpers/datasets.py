@@ -1,0 +1,30 @@
+"""What fetch and split wrote in the current folder, in short words."""
+
+
+from lineup.data.dataset import Dataset, Split
+from lineup.data.dataset import load as load_split_of_task
+from lineup.files import sha256, write_json, write_text
+from lineup.paths import DATASET_JSON, FILES_CSV, raw
+from lineup.task import Task
+from lineup.tensors import write_tensors
+
+describe = Dataset.read
+load_split = Split.read
+
+
+def load(split):
+    """Return inputs and targets of the train or test split."""
+    return load_split_of_task(split, Dataset.read().task)
+
+
+def write_dataset(name, task, classes, **splits):
+    """Write data/raw as fetch does; `splits` maps train and test to inputs and targets."""
+    task = Task(task)
+    for split, (inputs, targets) in splits.items():
+        write_tensors(raw(split), {task.inputs: inputs, task.targets: targets})
+    digests = {split: sha256(raw(split)) for split in splits}
+    shape = list(next(iter(splits.values()))[0].shape[1:])
+    write_json(DATASET_JSON, Dataset(name, task, classes, shape, digests).to_json())
+    write_text(FILES_CSV, "split,index,file,label\n")
+
+

@@ -1,0 +1,88 @@
+"""Small trainings in one process, and what they tell."""
+
+import torch
+
+from lineup import architectures
+from lineup.params import load_params
+from lineup.training.batches import Batches
+from lineup.training.trainer import Epoch, Means, Step, Trainer
+
+OFF = {"rotate": 0, "shift": 0, "scale": 0, "shear": 0, "flip": False, "erase": 0}
+PLAIN = {
+    "epochs": 2,
+    "batch_size": 16,
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "momentum": 0.0,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "clip_norm": 0,
+    "label_smoothing": 0.0,
+    "ema": 0,
+    "monitor": "val_loss",
+    "mode": "min",
+    "patience": 0,
+    "keep_every": 0,
+    "top_k": 2,
+    "log_every": 100,
+    "precision": "float32",
+    "device": "cpu",
+}
+
+
+def recipe(**changes):
+    train = load_params().train
+    augment = train.augment.model_copy(update=OFF | changes.pop("augment", {}))
+    return train.model_copy(update=PLAIN | changes | {"augment": augment})
+
+
+def pictures(count=40, classes=4, seed=0):
+    """Return images of which each class has its own brightness, as Batches."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    noise = torch.randint(60, (count, 1, 6, 6), dtype=torch.uint8, generator=generator)
+    images = noise + (labels * 40).byte().view(-1, 1, 1, 1)
+    return Batches(images, labels, torch.tensor([0.4]), torch.tensor([0.2]))
+
+
+def make_trainer(train=None, validation=None, name="linear", hyperparameters=None, **changes):
+    train = train or pictures()
+    torch.manual_seed(1)
+    model = architectures.build(name, train.inputs.shape[1:], 4, hyperparameters or {})
+    return Trainer(model, train, validation or pictures(20, seed=1), recipe(**changes), seed=5)
+
+
+class Recorder:
+    """A listener that remembers."""
+
+    def __init__(self):
+        self.steps, self.epochs, self.examples, self.kept = [], [], [], {}
+
+    def record(self, event):
+        match event:
+            case Step(examples):
+                self.examples.append(examples)
+            case Means(step, values):
+                self.steps.append((step, values["step_loss"], values.get("step_accuracy")))
+            case Epoch(row, weights):
+                self.epochs.append(row)
+                if weights is not None:
+                    copies = {name: tensor.clone() for name, tensor in weights.items()}
+                    self.kept[int(row["epoch"])] = copies
+
+    def flush(self):
+        pass
+
+
+def run(trainer):
+    """Train to the end; return what was told."""
+    record = Recorder()
+    for event in trainer.fit():
+        record.record(event)
+    return record
+
+
+def weights(module):
+    """Return all parameters as one vector."""
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
