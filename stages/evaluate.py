@@ -4,6 +4,10 @@ import os
 import shutil
 
 from lineup.cli import progress, run
+from lineup.files import write_text
+from lineup.paths import EVALUATION, MODELS, PLOTS
+from lineup.task import Task
+from lineup.tracking.location import enabled
 
 
 def main() -> None:
@@ -21,10 +25,6 @@ def main() -> None:
         explain_classes,
         explain_values,
     )
-    from lineup.files import write_text
-    from lineup.paths import EVALUATION, MODELS, PLOTS
-    from lineup.task import Task
-    from lineup.tracking.location import enabled
     from lineup.training.checkpoints import remove_finished
 
     if "DVC_STAGE" in os.environ:  # then DVC has the outputs of the trainings now

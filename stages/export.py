@@ -1,6 +1,9 @@
 """The architecture that ships: the very file that evaluate verified and scored, with its card."""
 
 from lineup.cli import run
+from lineup.files import write_json
+from lineup.paths import EVALUATION, EXPORT, METRICS_JSON, MODELS
+from lineup.tracking.location import enabled
 
 
 def main() -> None:
@@ -9,10 +12,7 @@ def main() -> None:
 
     params = load_params()
 
-    from lineup.files import write_json
-    from lineup.paths import EVALUATION, EXPORT, METRICS_JSON, MODELS
     from lineup.serving.exporter import export_model
-    from lineup.tracking.location import enabled
 
     scores = export_model(MODELS / params.model, EVALUATION / params.model, params.export)
     write_json(METRICS_JSON, scores)

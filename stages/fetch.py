@@ -3,6 +3,8 @@
 import os
 
 from lineup.cli import run
+from lineup.files import sha256, write_json, write_text
+from lineup.paths import DATASET_JSON, FILES_CSV, RAW, raw
 
 
 def main() -> None:
@@ -15,8 +17,6 @@ def main() -> None:
 
     from lineup.data.dataset import Dataset
     from lineup.data.sources import read_source
-    from lineup.files import sha256, write_json, write_text
-    from lineup.paths import DATASET_JSON, FILES_CSV, RAW, raw
     from lineup.tensors import write_tensors
 
     source = read_source(params.dataset, params.data)

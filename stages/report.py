@@ -1,13 +1,13 @@
 """One HTML page of everything that evaluate found."""
 
 from lineup.cli import run
+from lineup.files import write_text
+from lineup.paths import REPORT
 
 
 def main() -> None:
     """Write report.html from evaluation/: leaderboard, curves, comparisons, each architecture."""
     from lineup.evaluation.report import make_report
-    from lineup.files import write_text
-    from lineup.paths import REPORT
 
     text = make_report()
     write_text(REPORT, text)

@@ -3,6 +3,9 @@
 import os
 
 from lineup.cli import run
+from lineup.files import sha256, write_json
+from lineup.paths import INDICES, SAMPLES, SPLIT_JSON
+from lineup.task import Task
 
 SAMPLES_PER_CLASS = 10
 
@@ -18,9 +21,6 @@ def main() -> None:
     from lineup.data.dataset import Dataset, load
     from lineup.data.splitting import channel_statistics, stratified_split
     from lineup.evaluation import plots
-    from lineup.files import sha256, write_json
-    from lineup.paths import INDICES, SAMPLES, SPLIT_JSON
-    from lineup.task import Task
     from lineup.tensors import write_tensors
 
     dataset = Dataset.read()

@@ -6,6 +6,7 @@ import typer
 
 from lineup.cli import run
 from lineup.errors import UserError
+from lineup.tracking.location import enabled
 
 
 def main(
@@ -14,8 +15,6 @@ def main(
     ] = None,
 ) -> None:
     """Mirror every run of this repository, register what was evaluated, ask the gate."""
-    from lineup.tracking.location import enabled
-
     if not enabled():
         raise UserError("LINEUP_TRACKING is off; unset it to sync")
     if follow:

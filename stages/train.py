@@ -6,6 +6,10 @@ from typing import Annotated
 import typer
 
 from lineup.cli import run
+from lineup.paths import MODELS
+from lineup.process import end_with_parent
+from lineup.tracking.location import enabled
+from lineup.training.interruption import Interruption
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
@@ -19,12 +23,8 @@ def main(
     params = load_params()
     recipe, _ = params.recipe(architecture)
 
-    from lineup.paths import MODELS
-    from lineup.process import end_with_parent
-    from lineup.tracking.location import enabled
     from lineup.training.checkpoints import Checkpoint, fingerprint
     from lineup.training.console import Console
-    from lineup.training.interruption import Interruption
     from lineup.training.outputs import write_outputs
     from lineup.training.session import Interrupted, drive
     from lineup.training.setup import set_up
