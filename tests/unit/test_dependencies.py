@@ -1,4 +1,4 @@
-"""dvc.yaml names exactly the modules that shape a stage's outputs: found by walking the imports."""
+"""Who imports whom: dvc.yaml names what shapes a stage's outputs, and every room keeps to itself."""
 
 import ast
 from pathlib import Path
@@ -7,38 +7,59 @@ import pytest
 import yaml
 from helpers.project import ROOT
 
-REPORTING = {
-    "terminal",
-    "figures",
-    "reporting",
-    "tracking",
-    "journal",
-    "lineage",
-}  # a change in them changes no result
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+SCRIPTS = sorted((ROOT / "stages").glob("*.py"))
+LIBRARY = sorted((ROOT / "lineup").rglob("*.py"))
+REPORTING = {  # a change in them changes no result
+    *("cli", "errors", "process", "console", "interruption", "tensorboard"),
+    *("activations", "report", "tracking"),
+}
+TEMPLATES = {
+    "export": {"lineup/templates/example.py.jinja", "lineup/templates/model_card.md.jinja"}
+}
+MAX_INNER_IMPORTS = 50
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports_of(node: ast.AST) -> list[ast.Import | ast.ImportFrom]:
+    """Return the imports in a piece of code at run time; not what only type checkers see."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [node]
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        return []
+    return [found for child in ast.iter_child_nodes(node) for found in imports_of(child)]
+
+
+def imported_names(path: Path) -> set[str]:
+    """Return the dotted names that a file imports, whether of modules or of what is in them."""
+    names = set()
+    for statement in imports_of(ast.parse(path.read_text())):
+        parent = getattr(statement, "module", None)
+        prefix = f"{parent}." if parent else ""
+        names |= {prefix + alias.name for alias in statement.names}
+    return names
 
 
 def imported_modules(path: Path) -> set[Path]:
-    """Return the files of this project that a file imports at run time; not what only type checkers see."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            node.body = []
+    """Return the files of this project that a file imports."""
     found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages"):
-            folder = ROOT / node.module.replace(".", "/")
-            candidates = [folder / f"{alias.name}.py" for alias in node.names]
-            candidates += [folder / alias.name / "__init__.py" for alias in node.names]
-            candidates += [folder.with_suffix(".py"), folder / "__init__.py"]
-            found |= {path for path in candidates if path.is_file() and path.stat().st_size}
-    return found
+    for name in imported_names(path):
+        inside = ROOT / name.replace(".", "/")
+        around = inside.parent
+        candidates = [inside.with_suffix(".py"), inside / "__init__.py"]
+        candidates += [around.with_suffix(".py"), around / "__init__.py"]
+        found |= {path for path in candidates if path.is_file() and path.stat().st_size}
+    return found - {ROOT / "lineup" / "__init__.py"}  # says how users load a model
 
 
 def shaping_modules(path: Path, seen: set[Path] | None = None) -> set[Path]:
     """Return the file and every module it imports, directly or not; reporting modules stay out."""
     seen = set() if seen is None else seen
-    if path not in seen and not REPORTING & {path.stem, path.parent.name}:
+    reports = REPORTING & {path.stem, path.parent.name} or path.stem.startswith("plots")
+    if path not in seen and not reports:
         seen.add(path)
         for module in imported_modules(path):
             shaping_modules(module, seen)
@@ -48,15 +69,13 @@ def shaping_modules(path: Path, seen: set[Path] | None = None) -> set[Path]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_exactly_the_modules_that_shape_its_outputs(stage):
     definition = STAGES[stage].get("do", STAGES[stage])
-    listed = {name for name in definition["deps"] if name.startswith("stages/")}
-    modules = {
-        str(path.relative_to(ROOT)) for path in shaping_modules(ROOT / "stages" / f"{stage}.py")
-    }
-    chosen_by_name = {name for name in listed if "architectures" in name}
-    if any("architectures" in name for name in modules):
-        assert chosen_by_name, "a stage that builds architectures depends on their files"
-        modules = {name for name in modules if "architectures" not in name}
-    assert listed - chosen_by_name == modules
+    listed = {name for name in definition["deps"] if name.startswith(("stages/", "lineup/"))}
+    modules = {name_of(path) for path in shaping_modules(ROOT / "stages" / f"{stage}.py")}
+    by_name = {name for name in listed if name.startswith("lineup/architectures")}
+    if any(name.startswith("lineup/architectures") for name in modules):
+        assert by_name, "a stage that builds architectures depends on their files"
+        modules = {name for name in modules if not name.startswith("lineup/architectures")}
+    assert listed - by_name == modules | TEMPLATES.get(stage, set())
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -65,15 +84,33 @@ def test_a_stage_and_its_script_share_their_name(stage):
     assert definition["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
 
 
-def test_library_modules_import_no_stage():
-    stages = {path for path in (ROOT / "stages").glob("*.py")}
-    for path in (ROOT / "stages" / "lib").rglob("*.py"):
-        assert not imported_modules(path) & stages, path
+def test_scripts_import_no_script_and_the_library_imports_none_either():
+    for path in SCRIPTS + LIBRARY:
+        assert not imported_modules(path) & set(SCRIPTS), path
 
 
-def test_mlflow_is_imported_by_tracking_alone():
-    for path in (ROOT / "stages").rglob("*.py"):
-        if "tracking" not in path.relative_to(ROOT).parts:
-            assert (
-                "import mlflow" not in path.read_text() and "from mlflow" not in path.read_text()
-            ), path
+def test_only_the_tracking_room_knows_mlflow():
+    for path in SCRIPTS + LIBRARY:
+        roots = {name.split(".")[0] for name in imported_names(path)}
+        assert "mlflow" not in roots or path.parent.name == "tracking", path
+
+
+def test_an_import_inside_a_function_is_in_a_scripts_main_or_says_why():
+    count = 0
+    for path in SCRIPTS + LIBRARY:
+        lines = path.read_text().splitlines()
+        tree = ast.parse("\n".join(lines))
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            inner = imports_of(function)
+            count += len(inner)
+            is_main = path in SCRIPTS and function.name == "main"
+            first = min((statement.lineno for statement in inner), default=0)
+            reason = "".join(lines[first - 2 : first])  # on its line, or the one above
+            assert not inner or is_main or "#" in reason, f"{path}:{first}"
+    assert count <= MAX_INNER_IMPORTS
+
+
+def test_no_line_is_longer_than_100_columns():
+    for path in SCRIPTS + LIBRARY:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            assert len(line) <= 100, f"{path}:{number}"
