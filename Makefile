@@ -25,13 +25,13 @@ test-slow: $(ENV)  ## what takes minutes: browsers, servers, kills
 	python -m pytest -q -m slow
 
 ui: $(ENV)  ## browse experiments and models: MLflow on http://127.0.0.1:5000
-	MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false mlflow ui --host 127.0.0.1
+	mlflow ui --host 127.0.0.1
 
 sync: $(ENV)  ## record in MLflow what it lacks
 	python -m stages.sync
 
 experiments: $(ENV)  ## compare DVC's experiments: accuracy, and what differs between them
-	dvc exp show --only-changed --no-pager --drop 'test_loss|latency|images|parameters|size|architectures|.*/|models$$'
+	dvc exp show --only-changed --no-pager --drop 'parameters|architectures|.*/|models$$'
 
 report: $(ENV)  ## one self-contained page: report.html
 	python -m stages.report

@@ -24,6 +24,7 @@ def main() -> None:
         evaluate_model,
         explain_classes,
         explain_values,
+        load_models,
     )
     from lineup.training.checkpoints import remove_finished
 
@@ -33,12 +34,13 @@ def main() -> None:
     examples = Examples.read()
     dataset, (inputs, targets) = examples.dataset, examples.test
     is_classification = dataset.task is Task.CLASSIFICATION
+    models = load_models(params.architectures, dataset)
     shutil.rmtree(EVALUATION, ignore_errors=True)
 
     rows, outputs, confusions = [], {}, []
     with progress(unit="architectures") as bar:
         for name in bar.track(params.architectures, description="Evaluating"):
-            evaluated = evaluate_model(name, examples, params.evaluate)
+            evaluated = evaluate_model(name, models[name], examples, params.evaluate)
             rows.append(evaluated.row)
             outputs[name] = evaluated.outputs
             if is_classification:

@@ -64,11 +64,19 @@ class Evaluated:
     outputs: Tensor  # on the test split, (N, K)
 
 
-def evaluate_model(name: str, examples: Examples, settings: Evaluate) -> Evaluated:
-    """Write evaluation/<name>/: the file that ships, verified and scored; UserError on misfits."""
+def load_models(names: list[str], dataset: Dataset) -> dict[str, Deployable]:
+    """Return the trained models by name; UserError if one was made for other data."""
+    models = {name: load_deployable(MODELS / name) for name in names}
+    for name, model in models.items():
+        _check_fits(name, model, dataset)
+    return models
+
+
+def evaluate_model(
+    name: str, model: Deployable, examples: Examples, settings: Evaluate
+) -> Evaluated:
+    """Write evaluation/<name>/: the file that ships, verified and scored; UserError if not."""
     folder = EVALUATION / name
-    model = load_deployable(MODELS / name)
-    _check_fits(name, model, examples.dataset)
     write_onnx(model, folder / ONNX)
     model.info.write(folder)
     session = read_onnx(folder / ONNX)

@@ -1,7 +1,12 @@
-"""Small trainings in one process, and what they tell."""
+"""Small trainings: in one process, and as projects whose stages run as processes of their own."""
+
+import shutil
+from contextlib import chdir
 
 import torch
 
+from helpers.datasets import write_dataset, write_split
+from helpers.project import ROOT, Project
 from lineup import architectures
 from lineup.params import load_params
 from lineup.training.batches import Batches
@@ -32,7 +37,8 @@ PLAIN = {
 
 
 def recipe(**changes):
-    train = load_params().train
+    """Return a recipe without refinements but `changes`."""
+    train = load_params(ROOT / "params.yaml").train
     augment = train.augment.model_copy(update=OFF | changes.pop("augment", {}))
     return train.model_copy(update=PLAIN | changes | {"augment": augment})
 
@@ -47,6 +53,7 @@ def pictures(count=40, classes=4, seed=0):
 
 
 def make_trainer(train=None, validation=None, name="linear", hyperparameters=None, **changes):
+    """Return a trainer of three steps an epoch, with seed 5."""
     train = train or pictures()
     torch.manual_seed(1)
     model = architectures.build(name, train.inputs.shape[1:], 4, hyperparameters or {})
@@ -86,3 +93,23 @@ def run(trainer):
 def weights(module):
     """Return all parameters as one vector."""
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+def make_small_project(folder, **train):
+    """Return a folder with params.yaml and data whose trainings, of an MLP, take five steps an epoch.
+
+    Its code is that of this repository: nothing is copied.
+    """
+    shutil.copy(ROOT / "params.yaml", folder)
+    project = Project(folder)
+    project.environment |= {"DVC_ROOT": str(folder), "PYTHONPATH": str(ROOT)}
+    settings = {"batch_size": 16, "log_every": 2, "device": "cpu"} | train
+    project.set(**{f"train__{key}": value for key, value in settings.items()})
+    project.set(dataset="shades", model="mlp", architectures=["mlp"])
+    project.set(models__mlp={"hidden": [16], "dropout": 0.1})
+    images = pictures(100)
+    parts = {part: (images.inputs, images.targets) for part in ("train", "test")}
+    with chdir(folder):
+        write_dataset("shades", "classification", list("abcd"), **parts)
+        write_split(100)
+    return project

@@ -6,152 +6,30 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from helpers.evaluations import (
+    CLASSES,
+    digits,
+    nearest_mean,
+    write_digits,
+    write_project,
+    write_regression,
+)
+from helpers.project import ROOT
 from safetensors.torch import load_file
-from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, log_loss
 
-from lineup import architectures, files
 from lineup.errors import UserError
+from lineup.evaluation import evaluator, inference
+from lineup.files import sha256
+from lineup.paths import raw
+from lineup.serving import deployable
+from lineup.tensors import write_tensors
 from stages import evaluate
-
-ROOT = Path(__file__).resolve().parents[1]
-CLASSES = [
-    "zero",
-    "one & only",
-    "two",
-    "trois",
-    "четыре",
-    "五",
-    "$six$",
-    "seven",
-    "<b>eight</b>",
-    'nine, "9"',
-]
-
-
-@pytest.fixture(scope="module")
-def evaluation(tmp_path_factory):
-    """One evaluation of both models, never changed: the folder, and what was printed."""
-    folder = tmp_path_factory.mktemp("evaluated")
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
-        enter(folder, patch)
-        write_digits()
-        evaluate.main()
-    return folder, printed.getvalue()
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty folder to work in."""
-    enter(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def evaluated(evaluation, here):
-    """A folder to work in with both models, evaluated."""
-    shutil.copytree(evaluation[0], ".", dirs_exist_ok=True)
-
-
-def enter(folder, patch):
-    patch.setenv("LINEUP_TRACKING", "off")
-    patch.setenv("DVC_ROOT", str(folder))
-    patch.chdir(folder)
-
-
-def digits():
-    data = load_digits()
-    images = torch.from_numpy(data.images * 15.9).to(torch.uint8).unsqueeze(1)
-    return images, torch.from_numpy(data.target)
-
-
-def write_project(names, task, classes, inputs, truth):
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params |= {"architectures": names, "model": names[0]}
-    files.write_text(Path("params.yaml"), yaml.safe_dump(params))
-    keys = ("images", "labels") if task == "classification" else ("inputs", "targets")
-    tensors.write_tensors(
-        Path("data/raw/test.safetensors"), dict(zip(keys, (inputs, truth), strict=True))
-    )
-    facts = {"name": "digits", "task": task, "classes": classes, "shape": list(inputs.shape[1:])}
-    files.write_json(
-        Path("data/raw/dataset.json"), facts | {"digests": {"train": "0", "test": "1"}}
-    )
-
-
-def write_model(name, network, hyperparameters, epochs=2, **validation):
-    facts = files.read_json(Path("data/raw/dataset.json"))
-    folder = Path("models") / name
-    tensors.write_tensors(folder / "model.safetensors", network.state_dict())
-    digest = files.sha256(folder / "model.safetensors")
-    statistics = (
-        {"mean": [0.3], "std": [0.35]}
-        if facts["task"] == "classification"
-        else {"mean": [0], "std": [1]}
-    )
-    files.write_json(
-        folder / "model.json",
-        {
-            "architecture": name,
-            "hyperparameters": hyperparameters,
-            **{key: facts[key] for key in ("task", "classes", "shape")},
-            "dataset": facts["name"],
-            **statistics,
-            "parameters": sum(weight.numel() for weight in network.parameters()),
-            "epoch": epochs,
-            "validation": validation,
-            "recipe": {"top_k": 3},
-            "seed": 3,
-            "weights_sha256": digest,
-            "data": facts["digests"],
-        },
-    )
-    files.write_json(folder / "run.json", {"training": "0" * 32})
-    row = {"train_loss": 0.5, **validation, "learning_rate": 0.01}
-    lines = [
-        ",".join(["epoch", *row]),
-        *(",".join(map(str, [epoch, *row.values()])) for epoch in range(1, epochs + 1)),
-    ]
-    files.write_text(folder / "history.csv", "\n".join(lines) + "\n")
-
-
-def nearest_mean(images, labels):
-    """Softmax regression whose weights are known: the nearest class mean."""
-    inputs = (images.float() / 255 - 0.3).flatten(1) / 0.35
-    means = torch.stack([inputs[labels == label].mean(0) for label in range(len(CLASSES))])
-    network = architectures.build("linear", images.shape[1:], len(CLASSES), {})
-    network.load_state_dict({"1.weight": means / 8, "1.bias": -means.square().sum(1) / 16})
-    return network
-
-
-def write_digits():
-    images, labels = digits()
-    torch.manual_seed(0)
-    write_project(["mlp", "linear"], "classification", CLASSES, images, labels)
-    untrained = architectures.build("mlp", (1, 8, 8), 10, {"hidden": [16]})
-    write_model(
-        "mlp",
-        untrained,
-        {"hidden": [16]},
-        epochs=1,
-        val_loss=2.3,
-        val_accuracy=0.1,
-        val_top3_accuracy=0.3,
-    )
-    write_model(
-        "linear",
-        nearest_mean(images, labels),
-        {},
-        val_loss=0.4,
-        val_accuracy=0.9,
-        val_top3_accuracy=0.98,
-    )
 
 
 def read_csv(path):
@@ -178,11 +56,11 @@ def test_scores_in_the_files_are_those_of_the_written_predictions(evaluated):
         log_loss(labels, probabilities / probabilities.sum(1, keepdim=True)), 1e-4
     )
     assert scores["test_accuracy_low"] < scores["test_accuracy"] < scores["test_accuracy_high"]
-    assert (
-        scores["test_accuracy"] > 0.85
-        and scores["parameters"] == 650
-        and scores["val_accuracy"] == 0.9
-    )
+    assert scores["test_accuracy"] > 0.85 and scores["parameters"] == 650
+    validation = load_file("evaluation/linear/validation.safetensors")
+    correct = validation["probabilities"].argmax(1) == labels[::5]
+    assert torch.equal(validation["correct"].bool(), correct)
+    assert scores["val_accuracy"] == pytest.approx(float(correct.float().mean()), rel=1e-5)
     assert "time_per_image_us" not in scores
 
 
@@ -205,12 +83,11 @@ def test_order_batch_size_and_a_short_last_batch_change_no_figure(evaluated, mon
         name: Path(f"evaluation/{name}/metrics.json").read_text() for name in ("linear", "mlp")
     }
     confusion = Path("evaluation/plots/confusion.csv").read_text()
-    monkeypatch.setattr(deployment, "evaluation_batch", lambda shape: 7)
+    monkeypatch.setattr(deployable, "evaluation_batch", lambda shape: 7)
+    monkeypatch.setattr(inference, "evaluation_batch", lambda shape: 7)
     images, labels = digits()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    tensors.write_tensors(
-        Path("data/raw/test.safetensors"), {"images": images[order], "labels": labels[order]}
-    )
+    write_tensors(raw("test"), {"images": images[order], "labels": labels[order]})
     evaluate.main()
     assert whole == {
         name: Path(f"evaluation/{name}/metrics.json").read_text() for name in ("linear", "mlp")
@@ -251,12 +128,10 @@ def test_an_architecture_without_mistakes_is_evaluated(here):
     write_digits()
     images, labels = digits()
     right = nearest_mean(images, labels)(((images.float() / 255) - 0.3) / 0.35).argmax(1) == labels
-    tensors.write_tensors(
-        Path("data/raw/test.safetensors"), {"images": images[right], "labels": labels[right]}
-    )
+    write_tensors(raw("test"), {"images": images[right], "labels": labels[right]})
     evaluate.main()
     assert json.loads(Path("evaluation/linear/metrics.json").read_text())["test_accuracy"] == 1
-    assert Path("evaluation/plots/linear/mistakes.png").exists()
+    assert Path("evaluation/plots/linear/errors.png").exists()
 
 
 def test_a_model_of_other_data_is_refused_and_the_results_stay(evaluated):
@@ -276,18 +151,6 @@ def test_a_model_that_is_missing_is_named(here):
         evaluate.main()
 
 
-def write_regression():
-    inputs = torch.tensor(
-        [[73.0, 67, 43], [91, 88, 64], [87, 134, 58], [102, 43, 37], [69, 96, 70]]
-    )
-    targets = torch.tensor([[56.0, 70], [81, 101], [119, 133], [22, 37], [103, 119]])
-    write_project(["linear"], "regression", ["apples", "oranges"], inputs, targets)
-    network = architectures.build("linear", (3,), 2, {})
-    solution = torch.linalg.lstsq(torch.cat([inputs, torch.ones(5, 1)], 1), targets).solution
-    network.load_state_dict({"1.weight": solution[:3].T, "1.bias": solution[3]})
-    write_model("linear", network, {}, val_loss=0.5, val_mae=0.5, val_r2=0.99)
-
-
 def test_a_regression_has_errors_and_no_words_of_classification(here, capsys):
     write_regression()
     evaluate.main()
@@ -295,7 +158,7 @@ def test_a_regression_has_errors_and_no_words_of_classification(here, capsys):
     assert scores["test_loss"] < 1 and scores["test_mae"] < 1 and scores["test_r2"] > 0.99
     texts = [
         capsys.readouterr().out,
-        *(path.read_text() for path in Path("evaluation").rglob("*.[cmj]*[vdn]")),
+        *(path.read_text() for path in Path("evaluation").rglob("*.[cmj]*[vdn]") if path.name != "model.json"),
     ]
     assert len(texts) >= 5
     names = [str(path) for path in Path("evaluation").rglob("*")]
@@ -338,6 +201,45 @@ def test_dvc_plots_show_and_diff_work_with_fewer_architectures_and_with_a_regres
     assert (
         '"architecture": "linear"' in page
         and "Confusion on the test set" in page
-        and "mistakes.png" in page
+        and "errors.png" in page
     )
     assert "<DVC_METRIC" not in page
+
+
+def test_two_exports_of_a_model_are_the_same_bytes(evaluated):
+    first = sha256(Path("evaluation/mlp/model.onnx"))
+    deployable.write_onnx(deployable.load_deployable(Path("models/mlp")), Path("again.onnx"))
+    assert sha256(Path("again.onnx")) == first
+
+
+@pytest.mark.parametrize("batches", ["whole", "in batches of 7"])
+def test_a_file_that_is_not_the_trained_model_does_not_ship(evaluated, monkeypatch, batches):
+    def slightly_off(session, inputs, batch_size=None):
+        outputs = honest(session, inputs, batch_size).clone()
+        outputs[5] += 1e-4 if (batch_size == 7) == (batches != "whole") else 0
+        return outputs
+
+    honest = deployable.predict_onnx
+    monkeypatch.setattr(deployable, "predict_onnx", slightly_off)
+    monkeypatch.setattr(evaluator, "predict_onnx", slightly_off)
+    with pytest.raises(UserError, match="the ONNX file of mlp.* is not the trained model: test input 5"):
+        evaluate.main()
+    assert not Path("evaluation/leaderboard.csv").exists()
+
+
+def test_the_worst_input_is_named_and_a_tie_is_no_error():
+    expected = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8]])
+    tied = expected + torch.tensor([[-2e-6, 2e-6, 0.0], [0, 0, 0], [0, 0, 0]])
+    assert not deployable.difference(tied, expected)
+    wrong = expected.clone()
+    wrong[1, 0] += 2e-5
+    wrong[2, 2] -= 3e-5
+    assert "test input 2 is off by 3e-05" in deployable.difference(wrong, expected)
+    assert "finite" in deployable.difference(expected * float("nan"), expected)
+    assert "shape (2, 3)" in deployable.difference(expected[:2], expected)
+
+
+def test_each_architectures_validation_score_has_a_name_of_its_own(evaluated):
+    scores = json.loads(Path("evaluation/validation.json").read_text())
+    metrics = {name: json.loads(Path(f"evaluation/{name}/metrics.json").read_text()) for name in scores}
+    assert scores == {name: metrics[name]["val_accuracy"] for name in ("linear", "mlp")}

@@ -97,7 +97,7 @@ def test_what_repro_writes_makes_no_tree_dirty(repository):
 
 
 def test_a_patch_too_large_to_be_kept_with_every_run_is_told_apart(repository, monkeypatch):
-    monkeypatch.setattr(lineage, "LARGEST_PATCH", 1000)
+    monkeypatch.setattr(lineage, "MAX_PATCH_BYTES", 1000)
     Path("notes").write_text("x\n" * 100)
     assert b"+x" in lineage.changes()
     Path("notes").write_text("x\n" * 400_000)  # more than a pipe holds
@@ -116,7 +116,7 @@ def test_without_git_nothing_is_known_and_nothing_fails(tmp_path, monkeypatch):
 
 def test_settings_become_flat_names():
     nested = {"a": 1, "b": {"c": [1, 2], "d": {"e": None}}, "f": {}}
-    assert lineage.flattened(nested) == {"a": 1, "b.c": [1, 2], "b.d.e": None}
+    assert lineage.flatten(nested) == {"a": 1, "b.c": [1, 2], "b.d.e": None}
 
 
 def reproduce(project, run, folder):
@@ -206,7 +206,7 @@ def test_temporary_and_queued_experiments_are_reproduced_from_their_commit_and_p
     )
     project.run("dvc", "queue", "start", "-j", "1")
     deadline = time.monotonic() + 400
-    while not (len(runs(project)) == 2 and runs(project)[1].info.status == "FINISHED"):
+    while len(project.client().search_model_versions("name = 'digits'")) < 2:
         assert time.monotonic() < deadline, project.run("dvc", "queue", "status").stdout
         time.sleep(3)
     shown = project.run("dvc", "exp", "list", "--name-only").stdout

@@ -8,9 +8,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from lineup import architectures
-from lineup.evaluation.activations import record_activations
 from lineup.evaluation import metrics
 from lineup.evaluation import plots as figures
+from lineup.evaluation.activations import record_activations
 
 pytestmark = pytest.mark.filterwarnings("error")  # missing glyphs must not spam
 NAMES = [

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.models import write_model
 from PIL import Image, ImageOps
 
-from lineup import files
 from lineup.architectures import build
 from lineup.errors import UserError
-from lineup.serving import deployable
-from lineup.serving.classifier import open_classifier, read_files
+from lineup.serving.classifier import open_classifier
 from stages import predict
 
 ROOT = Path(__file__).parents[2]
@@ -62,26 +61,8 @@ def model(digits, tmp_path_factory):
         loss.backward()
         optimizer.step()
     folder = tmp_path_factory.mktemp("model")
-    write_model(folder, network, preprocessing=MNIST_LIKE)
+    write_model(folder, network, onnx=True, preprocessing=MNIST_LIKE)
     return folder
-
-
-def write_model(folder, network, shape=(1, 28, 28), **facts):
-    """Write a linear model's weights, description and ONNX file."""
-    tensors.write_tensors(folder / "model.safetensors", network.state_dict())
-    description = {
-        "architecture": "linear",
-        "hyperparameters": {},
-        "task": "classification",
-        "dataset": "digits",
-        "classes": [f"digit {label}" for label in range(10)],
-        "shape": list(shape),
-        "mean": [0.2],
-        "std": [0.3],
-        "weights_sha256": files.sha256(folder / "model.safetensors"),
-    }
-    files.write_json(folder / "model.json", description | facts)
-    deployable.write_onnx(deployable.load_deployable(folder), folder / "model.onnx")
 
 
 @pytest.fixture
@@ -155,9 +136,8 @@ def test_a_model_of_colour_photos_gets_the_whole_picture_in_proportion(tmp_path)
     torch.manual_seed(0)
     preprocessing = {"size": [16, 16], "channels": 3, "largest": 255, "framing": None}
     network = build("linear", [3, 16, 16], 10, {})
-    write_model(
-        tmp_path, network, (3, 16, 16), mean=[0.5] * 3, std=[0.2] * 3, preprocessing=preprocessing
-    )
+    facts = {"shape": [3, 16, 16], "mean": [0.5] * 3, "std": [0.2] * 3}
+    write_model(tmp_path, network, onnx=True, preprocessing=preprocessing, **facts)
     picture = Image.new("RGB", (64, 32), (200, 220, 240))
     picture.paste((250, 10, 20), (0, 0, 32, 32))
     picture.save(tmp_path / "wide.png")
@@ -213,7 +193,7 @@ def test_every_form_of_a_model_gives_the_same_answer(model, pictures, tmp_path):
     onnx_file = open_classifier(str(model / "model.onnx")).classify([image])
     for name in ("model.safetensors", "model.json"):
         (tmp_path / name).write_bytes((model / name).read_bytes())
-    np.testing.assert_allclose(onnx_file, read_files(tmp_path).classify([image]), atol=1e-6)
+    np.testing.assert_allclose(onnx_file, open_classifier(str(tmp_path)).classify([image]), atol=1e-6)
 
 
 def test_an_explanation_is_a_picture_with_a_row_per_picture(model, pictures, tmp_path):
@@ -239,14 +219,8 @@ def test_what_is_no_picture_is_named_after_the_answers_to_the_others(model, pict
     assert "half.png: " in str(error.value)
 
 
-def test_a_model_made_before_says_that_it_is_outdated_and_how_to_renew_it(
-    model, pictures, tmp_path, capsys
-):
-    content = json.loads((model / "model.json").read_text())
-    del content["preprocessing"]
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old/model.json").write_text(json.dumps(content))
-    (tmp_path / "old/model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+def test_a_model_made_before_says_that_it_is_outdated_and_how_to_renew_it(model, pictures, tmp_path, capsys):
+    write_model(tmp_path / "old", build("linear", [1, 28, 28], 10, {}), onnx=True, preprocessing=None)
     predict.main([str(pictures)], model=str(tmp_path / "old"))
     (warning,) = [
         line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")
@@ -298,26 +272,21 @@ def test_mistakes_are_explained(picture, options, message, tmp_path, monkeypatch
 
 
 def test_a_regression_is_refused(tmp_path):
-    facts = {"task": "regression", "classes": ["apples"], "mean": [0.0], "std": [1.0]}
-    write_model(tmp_path, build("linear", [3], 1, {}), (3,), **facts)
+    facts = {"task": "regression", "classes": ["apples"], "shape": [3], "mean": [0.0], "std": [1.0]}
+    write_model(tmp_path, build("linear", [3], 1, {}), onnx=True, **facts)
     with pytest.raises(UserError, match="takes rows of numbers, not pictures"):
         open_classifier(str(tmp_path))
 
 
 def test_a_picture_on_standard_input_is_answered_without_torch_or_mlflow(model, pictures):
-    program = (
-        "import runpy, sys\n"
-        f"sys.argv = ['predict', '-', '--json', '--model', {str(model)!r}]\n"
-        "try: runpy.run_module('stages.predict', run_name='__main__')\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
-        "assert not {'torch', 'mlflow', 'matplotlib', 'sklearn'} & sys.modules.keys()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        input=(pictures / "more/4.png").read_bytes(),
-        capture_output=True,
-    )
+    program = [sys.executable, ROOT / "tests/programs/predict_lightly.py"]
+    with (pictures / "more/4.png").open("rb") as picture:
+        done = subprocess.run(
+            [*program, "-", "--json", "--model", model],
+            stdin=picture,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+        )
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout)[0]["class"] == "digit 4"
 
@@ -325,47 +294,13 @@ def test_a_picture_on_standard_input_is_answered_without_torch_or_mlflow(model, 
 def test_registered_models_are_found_by_alias_version_run_and_id_from_any_folder(
     model, pictures, tmp_path
 ):
-    register = f"""
-import mlflow, numpy as np
-from pathlib import Path
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
-from lineup.serving import deployable
-folder = Path({str(model)!r})
-signature = ModelSignature(Schema([TensorSpec(np.dtype("uint8"), (-1, 1, 28, 28))]))
-module = deployable.load_deployable(folder)
-mlflow.set_experiment("digits")
-with mlflow.start_run() as run:
-    logged = mlflow.pytorch.log_model(module, name="linear", serialization_format="pt2", signature=signature,
-        input_example=module.example(2).numpy(), pip_requirements=["torch"], registered_model_name="digits",
-        extra_files=[str(folder / "model.json")])
-client = mlflow.MlflowClient()
-client.set_registered_model_alias("digits", "champion", 1)
-from lineup.serving.classifier import open_classifier
-picture = Path({str(pictures / "more/3.png")!r})
-answers = {{}}
-for uri in ("models:/digits@champion", "models:/digits/1", f"runs:/{{run.info.run_id}}/linear", logged.model_uri, None):
-    classifier = open_classifier(uri)
-    answers[uri] = classifier.classes[classifier.classify([classifier.preprocess(picture)]).argmax()]
-client.log_model_artifacts(logged.model_id, str(folder))
-classifier = open_classifier(logged.model_uri)
-answers["onnx"] = classifier.classes[classifier.classify([classifier.preprocess(picture)]).argmax()]
-assert set(answers.values()) == {{"digit 3"}} and len(answers) == 6, answers
-try: open_classifier("models:/digits@nobody")
-except Exception as error: print(type(error).__name__, error)
-"""
-    (tmp_path / "empty").mkdir()
+    program = ROOT / "tests/programs/open_registered.py"
     environment = os.environ | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
         "PYTHONPATH": str(ROOT),
-        "LINEUP_TRACKING": "on",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", register],
-        cwd=tmp_path / "empty",
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, program, model, pictures / "more/3.png"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("answer digit 3") == 5
     assert "UserError no model at models:/digits@nobody" in done.stdout

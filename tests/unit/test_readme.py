@@ -62,7 +62,7 @@ def test_the_walk_through_with_images_of_your_own(project_factory):
 @pytest.mark.slow
 def test_an_architecture_of_your_own_is_one_file_and_one_section(project_factory):
     project = project_factory("tiny")
-    path = project.folder / "stages" / "lib" / "architectures" / "tiny.py"
+    path = project.folder / "lineup" / "architectures" / "tiny.py"
     path.write_text(code_block("## An architecture of your own", "python"))
     project.set(architectures=["tiny"], model="tiny", models__tiny={"hidden": 64})
     project.run("dvc", "repro")

@@ -2,14 +2,14 @@ import re
 from pathlib import Path
 
 import pytest
-from test_evaluate import evaluated, evaluation, here, write_regression  # noqa: F401
+from helpers.evaluations import write_regression
 
 from lineup import files
 from lineup.errors import UserError
 from stages import evaluate, report
 
 
-def test_the_page_shows_every_picture_and_needs_nothing_from_outside(evaluated, capsys):  # noqa: F811
+def test_the_page_shows_every_picture_and_needs_nothing_from_outside(evaluated, capsys):
     report.main()
     page = Path("report.html").read_text()
     pictures = [path for path in Path("evaluation").rglob("*.png")]
@@ -21,7 +21,7 @@ def test_the_page_shows_every_picture_and_needs_nothing_from_outside(evaluated, 
     assert str(Path("report.html").resolve()) in capsys.readouterr().out
 
 
-def test_names_are_text_and_never_markup(evaluated):  # noqa: F811
+def test_names_are_text_and_never_markup(evaluated):
     facts = files.read_json(Path("data/raw/dataset.json"))
     files.write_json(Path("data/raw/dataset.json"), facts | {"name": "<script>alert(1)</script>"})
     report.main()
@@ -29,7 +29,7 @@ def test_names_are_text_and_never_markup(evaluated):  # noqa: F811
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page
 
 
-def test_the_page_of_a_regression_speaks_of_targets_only(here):  # noqa: F811
+def test_the_page_of_a_regression_speaks_of_targets_only(here):
     write_regression()
     evaluate.main()
     report.main()
@@ -43,6 +43,6 @@ def test_the_page_of_a_regression_speaks_of_targets_only(here):  # noqa: F811
     assert not re.search("accura|confus|class|mistake|mcnemar", page, re.IGNORECASE)
 
 
-def test_without_an_evaluation_it_says_what_to_run(here):  # noqa: F811
+def test_without_an_evaluation_it_says_what_to_run(here):
     with pytest.raises(UserError, match="dvc repro evaluate"):
         report.main()

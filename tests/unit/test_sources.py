@@ -6,8 +6,6 @@ import io
 import shutil
 import socket
 import struct
-import subprocess
-import sys
 import tarfile
 import time
 import zipfile

@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers.datasets import describe, load, load_split
+from helpers.datasets import describe, load, load_split, write_dataset
 from helpers.project import Project
 from PIL import Image
 
-from helpers.datasets import describe, load, load_split, write_dataset
-from helpers.project import Project
 from lineup.errors import UserError
 from lineup.files import read_json, sha256
 from lineup.paths import SPLIT
