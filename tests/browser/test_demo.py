@@ -10,15 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.models import deployable
+from helpers.waiting import wait_for
 from PIL import Image, ImageDraw
 
 from lineup.architectures import build
 from lineup.errors import UserError
-from lineup.serving import deployable
 from lineup.serving.classifier import open_classifier
+from lineup.serving.deployable import write_onnx
 from stages import demo
 
+demo_page = pytest.importorskip("lineup.serving.demo_page")
+
 ROOT = Path(__file__).parents[2]
+MNIST_LIKE = {"size": [28, 28], "channels": 1, "largest": 255, "framing": {"background": "dark", "content": 20}}
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
@@ -34,26 +39,9 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     for name, hyperparameters in {"linear": {}, "mlp": {"hidden": [8]}}.items():
-        description = {
-            "architecture": name,
-            "dataset": "digits",
-            "task": "classification",
-            "classes": [f"digit {label}" for label in range(10)],
-            "shape": [1, 28, 28],
-            "mean": [0.1],
-            "std": [0.3],
-            "preprocessing": {
-                "size": [28, 28],
-                "channels": 1,
-                "largest": 255,
-                "framing": {"background": "dark", "content": 20},
-            },
-            "weights_sha256": "",
-        }
         network = build(name, [1, 28, 28], 10, hyperparameters)
-        deployable.write_onnx(
-            deployable.Deployable(network, description).eval(), folder / f"{name}.onnx"
-        )
+        model = deployable(network, architecture=name, preprocessing=MNIST_LIKE)
+        write_onnx(model, folder / f"{name}.onnx")
     return [folder / "linear.onnx", folder / "mlp.onnx"]
 
 
@@ -66,8 +54,8 @@ def picture():
 
 
 def test_every_model_answers_with_the_probability_of_every_class(models, picture):
-    seen, *answers = demo.look(picture, [open_classifier(str(model)) for model in models])
-    assert seen.size == (demo.MAGNIFIED, demo.MAGNIFIED)
+    seen, *answers = demo_page.look(picture, [open_classifier(str(model)) for model in models])
+    assert seen.size == (demo_page.MAGNIFIED, demo_page.MAGNIFIED)
     assert (
         seen.getpixel((0, 0)) == 0 and seen.getextrema()[1] > 200
     )  # inverted, as the models know it
@@ -81,7 +69,7 @@ def test_every_model_answers_with_the_probability_of_every_class(models, picture
     "blank", [None, Image.new("RGB", (9, 9), "white"), Image.new("RGBA", (9, 9), (0, 0, 0, 0))]
 )
 def test_an_empty_canvas_has_no_answer(models, blank):
-    assert demo.look(blank, [open_classifier(str(models[0]))]) == [None, None]
+    assert demo_page.look(blank, [open_classifier(str(models[0]))]) == [None, None]
 
 
 @pytest.fixture
@@ -119,20 +107,6 @@ def browser():
     )
     yield driver
     driver.quit()
-
-
-def wait_for(condition, seconds=60):
-    """Return what `condition` returns as soon as it is true; errors are failures until then."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if found := condition():
-                return found
-        except Exception:
-            if time.monotonic() > end:
-                raise
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.3)
 
 
 @pytest.mark.slow
@@ -190,14 +164,7 @@ def test_a_person_draws_or_drops_a_picture_and_sees_what_each_model_says(
 
 
 def test_models_for_pictures_of_different_sizes_are_refused(models, tmp_path):
-    network = build("linear", [1, 8, 8], 2, {})
-    description = {
-        "architecture": "linear",
-        "dataset": "other",
-        "task": "classification",
-        "classes": ["a", "b"],
-    }
-    description |= {"shape": [1, 8, 8], "mean": [0.1], "std": [0.3], "weights_sha256": ""}
-    deployable.write_onnx(deployable.Deployable(network, description).eval(), tmp_path / "small.onnx")
+    small = deployable(build("linear", [1, 8, 8], 2, {}), classes=["a", "b"], shape=[1, 8, 8])
+    write_onnx(small, tmp_path / "small.onnx")
     with pytest.raises(UserError, match="pictures of different sizes"):
         demo.main([str(models[0]), str(tmp_path / "small.onnx")])
