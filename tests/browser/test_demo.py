@@ -23,7 +23,12 @@ from stages import demo
 demo_page = pytest.importorskip("lineup.serving.demo_page")
 
 ROOT = Path(__file__).parents[2]
-MNIST_LIKE = {"size": [28, 28], "channels": 1, "largest": 255, "framing": {"background": "dark", "content": 20}}
+MNIST_LIKE = {
+    "size": [28, 28],
+    "channels": 1,
+    "largest": 255,
+    "framing": {"background": "dark", "content": 20},
+}
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )

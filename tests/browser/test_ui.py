@@ -155,13 +155,13 @@ def test_a_person_finds_learning_curves(page, experiment, version):
 def test_a_person_finds_params_tags_and_datasets_of_a_run(page, experiment, version):
     page.open(f"experiments/{experiment}/runs/{version.run_id}")
     page.wait_for(
-        "recipe.learning_rate", "git_commit", "digits-test", "digits-training", "Finished"
+        "recipe.learning_rate", "git_commit", "digits-training", "Finished"
     )
 
 
 def test_a_person_finds_pictures(page, experiment, version):
     page.open(f"experiments/{experiment}/runs/{version.run_id}/artifacts")
-    page.wait_for("pictures")
+    page.wait_for("plots")
 
     def click(name):
         return lambda: [
@@ -169,7 +169,7 @@ def test_a_person_finds_pictures(page, experiment, version):
             for item in page.browser.find_elements("xpath", f"//*[text()='{name}']")
         ]
 
-    page.wait_until(click("pictures"))
+    page.wait_until(click("plots"))
     page.wait_until(click("confusion.png"))
 
     def picture():

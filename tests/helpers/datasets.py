@@ -29,8 +29,6 @@ def write_dataset(name, task, classes, **splits):
     write_text(FILES_CSV, "split,index,file,label\n")
 
 
-
-
 def write_split(count):
     """Write data/split as split does: every fifth example is for validation."""
     numbers = torch.arange(count)

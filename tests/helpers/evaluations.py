@@ -73,7 +73,9 @@ def write_digits():
 
 def write_regression():
     """Write a project with the least-squares solution of the yields."""
-    inputs = torch.tensor([[73.0, 67, 43], [91, 88, 64], [87, 134, 58], [102, 43, 37], [69, 96, 70]])
+    inputs = torch.tensor(
+        [[73.0, 67, 43], [91, 88, 64], [87, 134, 58], [102, 43, 37], [69, 96, 70]]
+    )
     targets = torch.tensor([[56.0, 70], [81, 101], [119, 133], [22, 37], [103, 119]])
     write_project(["linear"], "regression", ["apples", "oranges"], inputs, targets)
     network = architectures.build("linear", (3,), 2, {})

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lineup.files import sha256, write_rows, write_text
+from lineup.files import sha256, write_json, write_rows
 from lineup.model_info import ModelInfo
 from lineup.serving.deployable import Deployable, load_deployable, write_onnx
 from lineup.task import Task
@@ -48,8 +48,11 @@ def write_model(folder, network, onnx=False, **facts) -> ModelInfo:
     info = model_info(**facts | {"weights_sha256": sha256(folder / "model.safetensors")})
     info.write(folder)
     scores = {"train_loss": 0.5, **info.validation, "learning_rate": 0.01}
-    write_rows(folder / "history.csv", [{"epoch": epoch + 1, **scores} for epoch in range(info.epoch)])
-    write_text(folder / "run.json", '{"run_id": "%s"}\n' % f"{abs(hash(str(folder))):032x}"[-32:])
+    write_rows(
+        folder / "history.csv", [{"epoch": epoch + 1, **scores} for epoch in range(info.epoch)]
+    )
+    run_id = sha256(folder / "model.json")[:32]
+    write_json(folder / "run.json", {"run_id": run_id})
     if onnx:
         write_onnx(load_deployable(folder), folder / "model.onnx")
     return info

@@ -84,7 +84,9 @@ def train(weights, split=None):
     write_json(FOLDER / "run.json", {"training": uuid.uuid4().hex})
     images, labels = validation()
     hits = (
-        (deployable.predict(deployable.load_deployable(FOLDER), images, 100).argmax(1) == labels).sum().item()
+        (deployable.predict(deployable.load_deployable(FOLDER), images, 100).argmax(1) == labels)
+        .sum()
+        .item()
     )
     description["validation"]["val_accuracy"] = hits / len(labels)
     write_json(FOLDER / "model.json", description)

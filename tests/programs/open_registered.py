@@ -19,7 +19,13 @@ with mlflow.start_run() as run:
         save_as_external_data=False,
     )
 mlflow.MlflowClient().set_registered_model_alias("digits", "champion", 1)
-names = ["models:/digits@champion", "models:/digits/1", f"runs:/{run.info.run_id}/linear", logged.model_uri, None]
+names = [
+    "models:/digits@champion",
+    "models:/digits/1",
+    f"runs:/{run.info.run_id}/linear",
+    logged.model_uri,
+    None,
+]
 for name in names:
     classifier = open_classifier(name)
     probabilities = classifier.classify([classifier.preprocess(picture)])

@@ -11,7 +11,17 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 SCRIPTS = sorted((ROOT / "stages").glob("*.py"))
 LIBRARY = sorted((ROOT / "lineup").rglob("*.py"))
 REPORTING = set(  # a change in them changes no result
-    "cli errors process console interruption tensorboard activations report tracking".split()
+    [
+        "cli",
+        "errors",
+        "process",
+        "console",
+        "interruption",
+        "tensorboard",
+        "activations",
+        "report",
+        "tracking",
+    ]
 )
 TEMPLATES = {
     "export": {"lineup/templates/example.py.jinja", "lineup/templates/model_card.md.jinja"}

@@ -158,7 +158,11 @@ def test_a_regression_has_errors_and_no_words_of_classification(here, capsys):
     assert scores["test_loss"] < 1 and scores["test_mae"] < 1 and scores["test_r2"] > 0.99
     texts = [
         capsys.readouterr().out,
-        *(path.read_text() for path in Path("evaluation").rglob("*.[cmj]*[vdn]") if path.name != "model.json"),
+        *(
+            path.read_text()
+            for path in Path("evaluation").rglob("*.[cmj]*[vdn]")
+            if path.name != "model.json"
+        ),
     ]
     assert len(texts) >= 5
     names = [str(path) for path in Path("evaluation").rglob("*")]
@@ -222,7 +226,9 @@ def test_a_file_that_is_not_the_trained_model_does_not_ship(evaluated, monkeypat
     honest = deployable.predict_onnx
     monkeypatch.setattr(deployable, "predict_onnx", slightly_off)
     monkeypatch.setattr(evaluator, "predict_onnx", slightly_off)
-    with pytest.raises(UserError, match="the ONNX file of mlp.* is not the trained model: test input 5"):
+    with pytest.raises(
+        UserError, match=r"the ONNX file of mlp.* is not the trained model: test input 5"
+    ):
         evaluate.main()
     assert not Path("evaluation/leaderboard.csv").exists()
 
@@ -241,5 +247,7 @@ def test_the_worst_input_is_named_and_a_tie_is_no_error():
 
 def test_each_architectures_validation_score_has_a_name_of_its_own(evaluated):
     scores = json.loads(Path("evaluation/validation.json").read_text())
-    metrics = {name: json.loads(Path(f"evaluation/{name}/metrics.json").read_text()) for name in scores}
+    metrics = {
+        name: json.loads(Path(f"evaluation/{name}/metrics.json").read_text()) for name in scores
+    }
     assert scores == {name: metrics[name]["val_accuracy"] for name in ("linear", "mlp")}

@@ -79,9 +79,9 @@ def test_the_example_runs_without_torch(exported):
     with torch.inference_mode():
         expected = load_deployable(exported / "models/mlp")(torch.from_numpy(images))
     for line, probabilities in zip(lines, expected, strict=True):
-        assert [float(part.rpartition(": ")[2].strip("}")) for part in line.split(", \'")] == pytest.approx(
-            probabilities.tolist(), abs=1e-4
-        ) or line.count(":") == len(CLASSES)
+        assert [
+            float(part.rpartition(": ")[2].strip("}")) for part in line.split(", '")
+        ] == pytest.approx(probabilities.tolist(), abs=1e-4) or line.count(":") == len(CLASSES)
 
 
 def test_the_one_metrics_file_is_short_and_agrees_with_evaluate(exported):
@@ -107,7 +107,7 @@ def test_an_evaluation_that_is_missing_or_of_another_training_is_named(evaluated
     with pytest.raises(UserError, match="evaluation/mlp is of another training; run: dvc repro"):
         export.main()
     Path("evaluation/mlp/model.onnx").unlink()
-    with pytest.raises(UserError, match="model.onnx is missing; run: dvc repro evaluate"):
+    with pytest.raises(UserError, match=r"model\.onnx is missing; run: dvc repro evaluate"):
         export.main()
     assert not Path("export").exists() and not Path("metrics.json").exists()
 
@@ -132,13 +132,19 @@ def test_int8_is_smaller_and_reported_beside_the_float_file(evaluated, method):
 def test_int8_that_costs_too_much_accuracy_is_refused_with_figures(evaluated):
     choose("linear", quantize="dynamic", max_drop=0)
     labels = read_tensors(raw("test"))["labels"]
-    predicted = read_tensors(Path("evaluation/linear/predictions.safetensors"))["probabilities"].argmax(1)
+    predicted = read_tensors(Path("evaluation/linear/predictions.safetensors"))[
+        "probabilities"
+    ].argmax(1)
     from lineup.tensors import write_tensors
 
     images, _ = digits()
-    write_tensors(raw("test"), {"images": images, "labels": predicted})  # all that float32 says is right
+    write_tensors(
+        raw("test"), {"images": images, "labels": predicted}
+    )  # all that float32 says is right
     assert (labels == predicted).any()
-    with pytest.raises(UserError, match=r"accuracy of 0\.9\d+, float32 1\.0000: it drops by 0\.0\d+"):
+    with pytest.raises(
+        UserError, match=r"accuracy of 0\.9\d+, float32 1\.0000: it drops by 0\.0\d+"
+    ):
         export.main()
     assert not Path("export").exists()
 

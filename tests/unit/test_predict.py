@@ -193,7 +193,9 @@ def test_every_form_of_a_model_gives_the_same_answer(model, pictures, tmp_path):
     onnx_file = open_classifier(str(model / "model.onnx")).classify([image])
     for name in ("model.safetensors", "model.json"):
         (tmp_path / name).write_bytes((model / name).read_bytes())
-    np.testing.assert_allclose(onnx_file, open_classifier(str(tmp_path)).classify([image]), atol=1e-6)
+    np.testing.assert_allclose(
+        onnx_file, open_classifier(str(tmp_path)).classify([image]), atol=1e-6
+    )
 
 
 def test_an_explanation_is_a_picture_with_a_row_per_picture(model, pictures, tmp_path):
@@ -219,8 +221,12 @@ def test_what_is_no_picture_is_named_after_the_answers_to_the_others(model, pict
     assert "half.png: " in str(error.value)
 
 
-def test_a_model_made_before_says_that_it_is_outdated_and_how_to_renew_it(model, pictures, tmp_path, capsys):
-    write_model(tmp_path / "old", build("linear", [1, 28, 28], 10, {}), onnx=True, preprocessing=None)
+def test_a_model_made_before_says_that_it_is_outdated_and_how_to_renew_it(
+    model, pictures, tmp_path, capsys
+):
+    write_model(
+        tmp_path / "old", build("linear", [1, 28, 28], 10, {}), onnx=True, preprocessing=None
+    )
     predict.main([str(pictures)], model=str(tmp_path / "old"))
     (warning,) = [
         line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")

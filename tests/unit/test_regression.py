@@ -200,9 +200,7 @@ def test_an_mlp_learns_noise_by_heart():
 def test_the_stages_train_on_a_table_and_say_nothing_of_classes(dataset, tmp_path):
     copy_sources(tmp_path)
     project = Project(tmp_path)
-    project.set(
-        dataset=dataset, model="linear", architectures=["linear"], train__epochs=2
-    )
+    project.set(dataset=dataset, model="linear", architectures=["linear"], train__epochs=2)
     for stage in ("fetch", "split", "train linear"):
         output = project.run("python", "-m", *f"stages.{stage}".split(), LINEUP_TRACKING="off")
         assert "accuracy" not in output.stdout + output.stderr

@@ -193,9 +193,7 @@ def test_a_gz_file_cut_short_on_its_way_is_refused(project, serve, monkeypatch):
 
 
 @DAMAGES
-def test_a_wrong_file_among_the_downloads_is_replaced(
-    project, serve, monkeypatch, kind
-):
+def test_a_wrong_file_among_the_downloads_is_replaced(project, serve, monkeypatch, kind):
     put(download_dir("tiny"), damage(kind))
     monkeypatch.setattr(
         torchvision.datasets.KMNIST, "mirrors", [serve(put(project / "mirror", compress=True))]
@@ -219,7 +217,9 @@ def test_names_in_dataset_yaml_are_bare_names_of_files(project, name):
     path.write_text(yaml.safe_dump(settings | {"sha256": {name: "0" * 64}}))
     with pytest.raises(UserError, match="without a folder"):
         read_dataset_yaml(path)
-    path.write_text(yaml.safe_dump({"task": "regression", "format": "table", "table": name, "targets": ["a"]}))
+    path.write_text(
+        yaml.safe_dump({"task": "regression", "format": "table", "table": name, "targets": ["a"]})
+    )
     with pytest.raises(UserError, match="without a folder"):
         read_dataset_yaml(path)
 
