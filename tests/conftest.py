@@ -1,7 +1,11 @@
 """What all tests share: scratch projects, and stores that no test inherits from another."""
 
+import os
+import shutil
+
 import pytest
-from helpers.project import make_project
+from filelock import FileLock
+from helpers.project import Project, make_project
 
 
 def pytest_collection_modifyitems(items):
@@ -22,3 +26,31 @@ def project_factory(tmp_path_factory):
     return lambda name, **options: make_project(
         tmp_path_factory.mktemp(name) / "project", **options
     )
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The project on which `dvc repro` ran: one for all tests and their processes, left as it is.
+
+    A file in it was not committed.
+    """
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    folder, done = place / "finished", place / "finished.done"
+    with FileLock(place / "finished.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            project = make_project(folder)
+            (folder / "notes.txt").write_text("not committed\n")
+            project.run("dvc", "repro")
+            done.touch()
+    return Project(folder)
+
+
+@pytest.fixture
+def project(finished, tmp_path, monkeypatch):
+    """A copy of the finished project, in another place, as the current folder."""
+    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return Project(tmp_path / "project")

@@ -35,6 +35,7 @@ class _Session:
             self.has_failed = False
         except Exception as error:  # a store can fail in any way
             self.has_failed = True
+            self.mirror = None  # the store may be another one when it is back
             self._warn(error)
 
     def _warn(self, error: Exception) -> None:

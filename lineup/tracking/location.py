@@ -9,7 +9,7 @@ from lineup.paths import repository
 
 SQLITE = "sqlite:///"
 # Read once: MLflow sets the variables itself later.
-_TRACKING_URI = os.environ.get("MLFLOW_TRACKING_URI", "")
+_TRACKING_URI = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 _REGISTRY_URI = os.environ.get("MLFLOW_REGISTRY_URI", "")
 
 
@@ -20,10 +20,14 @@ def enabled() -> bool:
 
 def database() -> Path | None:
     """Return the file of the SQLite store; None where the store is something else."""
-    if _TRACKING_URI and not _TRACKING_URI.startswith(SQLITE):
+    return _file(_TRACKING_URI)
+
+
+def _file(uri: str) -> Path | None:
+    if not uri.startswith(SQLITE):
         return None
-    name, _, _ = _TRACKING_URI.removeprefix(SQLITE).partition("?")
-    return repository() / (name or "mlflow.db")
+    name, _, _ = uri.removeprefix(SQLITE).partition("?")
+    return repository() / name
 
 
 def artifact_root() -> Path | None:
@@ -34,13 +38,16 @@ def artifact_root() -> Path | None:
 
 def store_uri() -> str:
     """Return MLFLOW_TRACKING_URI, or this repository's SQLite store, as an absolute address."""
-    file = database()
-    if file is None:
-        return _TRACKING_URI
-    _, mark, options = _TRACKING_URI.partition("?")
-    return f"{SQLITE}{file}{mark}{options}"
+    return _absolute(_TRACKING_URI)
 
 
 def registry_uri() -> str:
     """Return MLFLOW_REGISTRY_URI, or the store's address."""
-    return _REGISTRY_URI or store_uri()
+    return _absolute(_REGISTRY_URI) if _REGISTRY_URI else store_uri()
+
+
+def _absolute(uri: str) -> str:
+    """Return an address that is the same from everywhere: DVC trains in temporary folders too."""
+    file = _file(uri)
+    _, mark, options = uri.partition("?")
+    return f"{SQLITE}{file}{mark}{options}" if file else uri

@@ -2,6 +2,7 @@
 
 A cursor per store remembers what was sent, so that repeating is quick. It counts only together
 with the very experiment and run it was made for: a store that was made anew gets everything again.
+A run log that was made from outputs (after `dvc pull`) adds nothing to a run that is there already.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from mlflow.entities import (
 
 from lineup.files import read_json, sha256, write_json
 from lineup.tracking.location import store_uri
-from lineup.tracking.names import RUN_ID
+from lineup.tracking.names import RESTORED, RUN_ID
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import open_experiment
 
@@ -45,7 +46,8 @@ class Mirror:
         self.is_live = is_live  # the training goes on while this mirror is used
         self.note = ""  # what a person should know
         self.experiment = self._open_experiment()
-        store = hashlib.sha256(store_uri().encode()).hexdigest()[:16]
+        address, _, _ = store_uri().partition("?")
+        store = hashlib.sha256(address.encode()).hexdigest()[:16]
         self.cursor_file = log.folder / "mirrors" / f"{store}.json"
         self.lock = FileLock(log.folder / "mirrors" / f"{store}.lock")
         self.cursor_file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +79,10 @@ class Mirror:
                 self.run = self._find_or_create_run()
             if self.run is None:
                 return
-            self._send_points()
+            if not self.cursor["is_guest"]:
+                self._send_points()
+                self._send_status()
             self._send_artifacts()
-            self._send_status()
 
     # --- the run ----------------------------------------------------------------------------------
 
@@ -92,12 +95,15 @@ class Mirror:
         is_known_here = cursor.get("experiment") == born
         if run is None and is_known_here:  # and purged: somebody deleted it
             return None
+        is_guest = run is not None and RESTORED in self.log.start["tags"]
         if run is None:
             run = self._create_run()
         if not is_known_here or cursor["run"] != run.info.run_id:
             cursor = {"experiment": born, "run": run.info.run_id, "points": 0, "artifacts": {}}
+            cursor["is_guest"] = is_guest
         self.cursor = cursor
-        self._send_params(run)
+        if not cursor["is_guest"]:
+            self._send_params(run)
         write_json(self.cursor_file, cursor)
         return run
 

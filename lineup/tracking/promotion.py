@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lineup.paths import VALIDATION
 from lineup.tensors import read_tensors
 from lineup.tracking.mirror import Mirror
 from lineup.tracking.registry import aliased, describe_version
+from lineup.tracking.run_log import RunLog
 from lineup.tracking.store import registry_lock
 
 PROMOTED_AT = "lineup.promoted_at"  # milliseconds, of the export that made a champion
@@ -35,21 +37,26 @@ class Decision:
         return "champion" if self.passed else "challenger"
 
 
+def exported_at(log: RunLog) -> int:
+    """Return when a run's model was exported, in milliseconds."""
+    return read_json(log.promotion_file)["time"]
+
+
 def promote(mirror: Mirror, version: ModelVersion) -> str:
-    """Let the gate decide about an exported version, once per export; return it in words."""
-    wish = read_json(mirror.log.promotion_file)
-    is_decided = "gate" in version.tags and wish["is_adopted"]
-    if is_decided or version.tags.get(WISH) == str(wish["time"]):
-        return f"version {version.version} was decided about before: {version.tags['gate']}"
-    client = mirror.client
+    """Let the gate decide about an exported version; return what it decided, "" where it had."""
+    wish, client = read_json(mirror.log.promotion_file), mirror.client
     with registry_lock():
+        version = client.get_model_version(version.name, version.version)
+        is_decided = "gate" in version.tags and wish["is_adopted"]
+        if is_decided or int(version.tags.get(WISH, 0)) >= wish["time"]:
+            return ""
         champion = aliased(client, version.name, "champion")
         if champion and int(champion.tags.get(PROMOTED_AT, 0)) > wish["time"]:
             return f"version {champion.version} became the champion after this export"
         decision = decide(client, version, champion, wish, mirror.log.evaluation / VALIDATION)
         _move_aliases(client, version, champion, decision)
         _write_decision(client, version, champion, decision, wish["time"])
-    describe_version(client, client.get_model_version(version.name, version.version), mirror)
+    describe_version(client, client.get_model_version(version.name, version.version))
     return f"{version.name} version {version.version} is the {decision.alias}: {decision.reason}"
 
 
@@ -68,13 +75,18 @@ def decide(
         return Decision(is_forced, f"export.promote is '{settings['promote']}'")
     if champion is None:
         return Decision(True, "there was no champion")
-    if champion.tags.get("split") != candidate.tags["split"]:
-        return Decision(
-            False,
-            f"champion version {champion.version} was trained on another split, so they can't be "
-            "compared; to replace it: dvc exp run -S export.promote=always",
-        )
+    if obstacle := _obstacle(candidate, champion):
+        hint = "so they can't be compared; to replace it: dvc exp run -S export.promote=always"
+        return Decision(False, f"champion version {champion.version} {obstacle}, {hint}")
     return _compare(client, candidate, champion, settings, validation)
+
+
+def _obstacle(candidate: ModelVersion, champion: ModelVersion) -> str:
+    """Return why two versions can't be compared, if so."""
+    if "verified" not in champion.tags:
+        return "was registered by an older Lineup, without its validation answers"
+    is_same = champion.tags.get("split") == candidate.tags["split"]
+    return "" if is_same else "was trained on another split"
 
 
 def _compare(
@@ -84,10 +96,10 @@ def _compare(
     settings: dict[str, Any],
     validation: Path,
 ) -> Decision:
-    source = f"models:/{champion.name}/{champion.version}"
-    folder = Path(mlflow.artifacts.download_artifacts(source))
+    source = f"models:/{champion.name}/{champion.version}/extra_files/{VALIDATION}"
     own = read_tensors(validation)
-    other = read_tensors(next(folder.rglob(VALIDATION)))
+    with tempfile.TemporaryDirectory() as temporary:
+        other = read_tensors(Path(mlflow.artifacts.download_artifacts(source, dst_path=temporary)))
     if "correct" in own:
         test = mcnemar(own["correct"].bool(), other["correct"].bool())
     else:  # of a regression: who is nearer

@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 
 from lineup.cli import progress
 from lineup.errors import UserError
 from lineup.files import read_json, sha256, write_json
 from lineup.model_info import ModelInfo
 from lineup.params import Params
-from lineup.paths import EVALUATION, EXPORT, HISTORY, MODEL_JSON, MODELS, ONNX, PLOTS, RUN_JSON
+from lineup.paths import (
+    EVALUATION,
+    EXPORT,
+    HISTORY,
+    MODEL_JSON,
+    MODELS,
+    ONNX,
+    PLOTS,
+    RUN_JSON,
+    state_dir,
+)
 from lineup.tracking.lineage import dataset_names, flatten
 from lineup.tracking.location import enabled, store_uri
-from lineup.tracking.mirror import Mirror
-from lineup.tracking.promotion import promote
+from lineup.tracking.mirror import Mirror, close_abandoned_runs
+from lineup.tracking.names import RESTORED
+from lineup.tracking.promotion import exported_at, promote
 from lineup.tracking.registry import register
 from lineup.tracking.run_log import RunLog, copy, now_ms, run_logs
 from lineup.tracking.store import client, summary
+
+MAX_SECONDS_LOST = 4.0  # to a failing store, before nothing more is tried
+Result = TypeVar("Result")
 
 
 def record_evaluations(architectures: list[str]) -> None:
@@ -32,7 +53,9 @@ def record_evaluations(architectures: list[str]) -> None:
         log = _run_log(name)
         _add_evaluation(log, name)
         logs.append(log)
-    record(logs)
+    _, outage = _record(logs)
+    if outage:
+        print(f"warning: {outage}; nothing is lost, later: make sync")
 
 
 def record_export(architecture: str, settings: dict[str, Any]) -> str:
@@ -42,23 +65,26 @@ def record_export(architecture: str, settings: dict[str, Any]) -> str:
     log = _run_log(architecture)
     _add_evaluation(log, architecture)
     _ask_to_promote(log, settings, is_adopted=False)
-    decisions = record([log])
-    return decisions.get(log.run_id, "the registry can't be reached: make sync asks the gate later")
+    decisions, outage = _record([log])
+    if outage:
+        return f"{outage}; nothing is lost, make sync asks the gate later"
+    nothing = f"nothing to decide: {architecture} was decided about just now, or its run deleted"
+    return decisions.get(log.run_id, nothing)
 
 
 def sync() -> None:
     """Record what the store lacks of every run of this repository; UserError if it fails."""
     logs = run_logs()
-    decisions = record(logs)
+    decisions, outage = _record(logs)
     for decision in decisions.values():
         print(decision)
     unmet = [log for log in logs if log.outputs.exists() and not log.evaluation.exists()]
     if unmet:
         names = ", ".join(sorted({log.start["name"] for log in unmet}))
         print(f"{len(unmet)} trainings were never evaluated, so they have no version: {names}")
-    if _Outage.message:
-        raise UserError(f"{_Outage.message}; nothing is lost, run make sync again later")
-    print(f"{len(logs)} runs are in {store_uri()}")
+    if outage:
+        raise UserError(f"{outage}; nothing is lost, run make sync again later")
+    print(f"{store_uri()} has all {len(logs)} runs, but for those that were deleted there")
 
 
 def adopt_outputs(params: Params) -> None:
@@ -67,18 +93,19 @@ def adopt_outputs(params: Params) -> None:
         if not (MODELS / name / RUN_JSON).exists():
             continue
         log = _run_log(name)
-        if not (EVALUATION / name / MODEL_JSON).exists():
+        if not _is_same(EVALUATION / name, name):
             continue
         _add_evaluation(log, name)
-        if _is_exported(name) and not log.promotion_file.exists():
+        if _is_same(EXPORT, name) and not log.promotion_file.exists():
             _ask_to_promote(log, params.export.model_dump(), is_adopted=True)
 
 
-def _is_exported(name: str) -> bool:
-    if not (EXPORT / MODEL_JSON).exists():
+def _is_same(folder: Path, architecture: str) -> bool:
+    """Tell whether a folder holds the very model of models/<architecture>."""
+    if not (folder / MODEL_JSON).exists():
         return False
-    exported, trained = ModelInfo.read(EXPORT), ModelInfo.read(MODELS / name)
-    return exported.weights_sha256 == trained.weights_sha256
+    found, trained = ModelInfo.read(folder), ModelInfo.read(MODELS / architecture)
+    return found.weights_sha256 == trained.weights_sha256
 
 
 def _ask_to_promote(log: RunLog, settings: dict[str, Any], is_adopted: bool) -> None:
@@ -87,54 +114,83 @@ def _ask_to_promote(log: RunLog, settings: dict[str, Any], is_adopted: bool) -> 
     write_json(log.promotion_file, wish | settings)
 
 
-class _Outage:
-    """Why the store failed in this process; after one failure nothing more is tried."""
+class _Attempts:
+    """Tries what a store may refuse; gives up on it when its failures have cost some seconds."""
 
-    message = ""
+    def __init__(self) -> None:
+        self.error = ""  # the first one
+        self.seconds_lost = 0.0
+
+    def run(self, work: Callable[[], Result]) -> Result | None:
+        """Return what `work` returns; None where the store fails, or has failed for too long."""
+        if self.seconds_lost > MAX_SECONDS_LOST:
+            return None
+        start = time.monotonic()
+        try:
+            return work()
+        except UserError:
+            raise
+        except Exception as error:  # a store can fail in any way
+            self.error = self.error or f"MLflow at {store_uri()} fails ({summary(error)})"
+            self.seconds_lost += time.monotonic() - start
+            return None
 
 
-def record(logs: list[RunLog]) -> dict[str, str]:
-    """Mirror runs, register what was evaluated, decide what was exported.
+def _record(logs: list[RunLog]) -> tuple[dict[str, str], str]:
+    """Mirror runs, register what was evaluated, decide what was exported, in order of the exports.
 
-    Returns the gate's decisions by run id. A store that fails costs seconds, once, and no data.
+    Returns the gate's new decisions by run id, and why the store failed, if it did. That costs
+    seconds, and no data; a run that fails alone stops no other.
     """
-    decisions: dict[str, str] = {}
+    attempts = _Attempts()
+    connected = attempts.run(_connect)
+    if connected is None:
+        return {}, attempts.error
+    exported, decisions = [], {}
     with progress(unit="runs") as bar:
         for log in bar.track(logs, description="Recording"):
-            if _Outage.message:
-                continue
-            try:
-                decision = _record_one(log)
-            except UserError:
-                raise
-            except Exception as error:  # a store can fail in any way
-                _Outage.message = f"MLflow at {store_uri()} fails ({summary(error)})"
-                print(f"warning: {_Outage.message}; nothing is lost, later: make sync")
-                continue
-            if decision:
-                decisions[log.run_id] = decision
-    return decisions
+            found = attempts.run(partial(_mirror_and_register, log, connected))
+            if found and log.promotion_file.exists():
+                exported.append(found)
+    for mirror, version in sorted(exported, key=lambda found: exported_at(found[0].log)):
+        decision = attempts.run(partial(promote, mirror, version))
+        if decision:
+            decisions[mirror.log.run_id] = decision
+    return decisions, attempts.error
 
 
-def _record_one(log: RunLog) -> str:
-    mirror = Mirror(log, client())
-    mirror.update()
+def _connect() -> MlflowClient:
+    connected = client()
+    close_abandoned_runs(connected, socket.gethostname())
+    return connected
+
+
+def _mirror_and_register(
+    log: RunLog, connected: MlflowClient
+) -> tuple[Mirror, ModelVersion] | None:
+    mirror = Mirror(log, connected)
     if mirror.note:
-        print(f"{log.start['name']}: {mirror.note}")
-    if not log.evaluation.exists():
-        return ""
-    version = register(mirror)
-    if version is None or not log.promotion_file.exists():
-        return ""
-    return promote(mirror, version)
+        print(mirror.note)
+    mirror.update()
+    version = register(mirror) if log.evaluation.exists() else None
+    return (mirror, version) if version else None
 
 
 def _run_log(architecture: str) -> RunLog:
     """Return the log of the run that made models/<architecture>, made anew where it is not here."""
     folder = MODELS / architecture
-    log = RunLog(read_json(folder / RUN_JSON)["run_id"])
-    if log.is_started:
-        return log
+    found = read_json(folder / RUN_JSON)
+    if "run_id" not in found:
+        raise UserError(f"{folder / RUN_JSON} is of another version of Lineup; run: dvc repro")
+    log = RunLog(found["run_id"])
+    with FileLock(state_dir() / "restore.lock"):
+        if not log.is_started:
+            _restore(log, folder)
+    return log
+
+
+def _restore(log: RunLog, folder: Path) -> None:
+    """Make a run log from a training's outputs; it begins when it is whole."""
     info = ModelInfo.read(folder)
     config = {
         "architecture": info.architecture,
@@ -143,29 +199,29 @@ def _run_log(architecture: str) -> RunLog:
         "seed": info.seed,
         "dataset": info.dataset,
     }
-    tags = {"lineup.restored": "true", "architecture": architecture, "sha256.split": info.split}
+    tags = {RESTORED: "true", "architecture": info.architecture, "sha256.split": info.split}
     tags |= {f"sha256.{split}": digest for split, digest in info.data.items()}
+    now = now_ms()
+    for row in pd.read_csv(folder / HISTORY).to_dict("records"):
+        log.add_point(int(row.pop("epoch")), row, now)
+    copy(folder, log.outputs)
+    log.set_status("FINISHED")
     log.begin(
         {
+            "time": now,
             "experiment": info.dataset,
-            "name": architecture,
+            "name": info.architecture,
             "params": flatten(config),
             "tags": tags,
             "datasets": dataset_names(info.dataset, info.split, info.data["test"]),
         }
     )
-    for row in pd.read_csv(folder / HISTORY).to_dict("records"):
-        log.add_point(int(row.pop("epoch")), row, log.start["time"])
-    copy(folder, log.outputs)
-    log.set_status("FINISHED")
-    return log
 
 
 def _add_evaluation(log: RunLog, architecture: str) -> None:
     """Copy evaluation/<architecture> and its plots into the run folder, where they are new."""
     folder, plots = EVALUATION / architecture, PLOTS / architecture
-    evaluated, trained = ModelInfo.read(folder), ModelInfo.read(MODELS / architecture)
-    if evaluated.weights_sha256 != trained.weights_sha256:
+    if not _is_same(folder, architecture):
         raise UserError(f"{folder} is of another training; run: dvc repro evaluate")
     digest = _digest(folder)
     note = log.evaluation_note

@@ -37,8 +37,8 @@ READY = "READY"
 def register(mirror: Mirror) -> ModelVersion | None:
     """Return the version of a run's evaluated model, made where the registry lacks it.
 
-    What is done is asked of the version itself, so that a deleted one comes back whole. None where
-    the run was deleted.
+    What is done is asked of model and version themselves, so that deleted ones come back whole.
+    Weights that are registered already get no second version. None where the run was deleted.
     """
     if mirror.run is None:
         return None
@@ -46,12 +46,15 @@ def register(mirror: Mirror) -> ModelVersion | None:
     info = ModelInfo.read(log.outputs)
     name = registered_name(info.dataset)
     with mirror.lock:
+        model = mirror.find_model()
+        if model is None or model.status != READY:
+            model = _log_model(mirror, info, model)
         version = find_version(client, name, info.weights_sha256)
         if version is None:
-            version = _create_version(mirror, info, name)
-        _tag_version(client, version, log, info)
+            version = _create_version(mirror, info, name, model)
+        _update_tags(mirror, version, info)
         _point_alias(client, version, info.architecture)
-        describe_version(client, version, mirror)
+        describe_version(client, version)
     return version
 
 
@@ -62,11 +65,8 @@ def find_version(client: MlflowClient, name: str, weights_sha256: str) -> ModelV
     return max(found, key=lambda version: int(version.version), default=None)
 
 
-def _create_version(mirror: Mirror, info: ModelInfo, name: str) -> ModelVersion:
-    client, log = mirror.client, mirror.log
-    model = mirror.find_model()
-    if model is None or model.status != READY:
-        model = _log_model(mirror, info, model)
+def _create_version(mirror: Mirror, info: ModelInfo, name: str, model: LoggedModel) -> ModelVersion:
+    client, log, lineage = mirror.client, mirror.log, mirror.run.data.tags
     with suppress(MlflowException):  # it exists
         text = f"Models that Lineup trained on {info.dataset}."
         client.create_registered_model(name, description=text)
@@ -78,8 +78,9 @@ def _create_version(mirror: Mirror, info: ModelInfo, name: str) -> ModelVersion:
         tags={
             RUN_ID: log.run_id,
             WEIGHTS_TAG: info.weights_sha256,
-            TRAINED_AT: str(log.start["time"]),
+            **{key: lineage[key] for key in ("git_commit", "git_dirty") if key in lineage},
             "verified": "equal to the trained model on every test input, within 1e-5",
+            **_tags(mirror, info),
         },
     )
 
@@ -157,19 +158,28 @@ def _dataset(mirror: Mirror, split: str) -> dict[str, str]:
     return {"dataset_name": facts["name"], "dataset_digest": facts["digest"]}
 
 
-def _tag_version(client: MlflowClient, version: ModelVersion, log: RunLog, info: ModelInfo) -> None:
-    """Put on the version what it says of itself, as far as it is not there."""
-    scores = read_json(log.evaluation / SCORES)
+def _tags(mirror: Mirror, info: ModelInfo) -> dict[str, str]:
+    """Return what a version says of itself."""
     tags: dict[str, Any] = {
         "architecture": info.architecture,
         "parameters": info.parameters,
         "split": info.split,
-        **scores,
+        TRAINED_AT: mirror.run.info.start_time,
+        **read_json(mirror.log.evaluation / SCORES),
     }
+    return {key: str(value) for key, value in tags.items()}
+
+
+def _update_tags(mirror: Mirror, version: ModelVersion, info: ModelInfo) -> None:
+    """Set the tags that are not as they should be; another run's version is only trained later."""
+    tags, trained_at = _tags(mirror, info), _trained_at(version)
+    if version.tags.get(RUN_ID) != mirror.log.run_id:
+        tags = {TRAINED_AT: tags[TRAINED_AT]}
+    tags[TRAINED_AT] = str(max(int(tags[TRAINED_AT]), trained_at))
     for key, value in tags.items():
-        if version.tags.get(key) != str(value):
-            client.set_model_version_tag(version.name, version.version, key, str(value))
-            version.tags[key] = str(value)
+        if version.tags.get(key) != value:
+            mirror.client.set_model_version_tag(version.name, version.version, key, value)
+            version.tags[key] = value
 
 
 def _point_alias(client: MlflowClient, version: ModelVersion, alias: str) -> None:
@@ -190,22 +200,21 @@ def aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     return client.get_model_version(name, str(number)) if number else None
 
 
-def describe_version(client: MlflowClient, version: ModelVersion, mirror: Mirror) -> None:
+def describe_version(client: MlflowClient, version: ModelVersion) -> None:
     """Write on the version, in Markdown, what it is, how good, how to get and to reproduce it."""
-    lineage = mirror.run.data.tags
-    is_score = ("val_", "test_")
-    scores = {key: float(value) for key, value in version.tags.items() if key.startswith(is_score)}
+    tags, is_score = version.tags, ("val_", "test_")
+    scores = {key: float(value) for key, value in tags.items() if key.startswith(is_score)}
     text = render(
         "version.md.jinja",
         name=version.name,
         number=version.version,
-        architecture=version.tags["architecture"],
-        parameters=int(version.tags["parameters"]),
+        architecture=tags["architecture"],
+        parameters=int(tags["parameters"]),
         scores=dict(sorted(scores.items())),
-        gate=version.tags.get("gate", "Not exported yet."),
-        commit=lineage.get("git_commit", "<commit unknown>"),
-        has_patch=lineage.get("git_dirty") == "true",
-        patch_is_lost=lineage.get("git_dirty") == TOO_LARGE,
+        gate=tags.get("gate", "Not exported yet."),
+        commit=tags.get("git_commit", "<commit unknown>"),
+        has_patch=tags.get("git_dirty") == "true",
+        patch_is_lost=tags.get("git_dirty") == TOO_LARGE,
     )
     if text != version.description:
         client.update_model_version(version.name, version.version, text)

@@ -37,16 +37,18 @@ class StoreError(Exception):
 
 def client() -> MlflowClient:
     """Return a client of the store; makes the SQLite store if it is not there. StoreError."""
-    uri = location.store_uri()
-    _check_reachable(uri)
+    uri, registry_uri = location.store_uri(), location.registry_uri()
+    _check_reachable("MLFLOW_TRACKING_URI", uri)
+    if registry_uri != uri:
+        _check_reachable("MLFLOW_REGISTRY_URI", registry_uri)
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(location.registry_uri())
+    mlflow.set_registry_uri(registry_uri)
     with store_lock():
         file = location.database()
         if file:
             _create_store(file)
         try:
-            connected = MlflowClient(uri, location.registry_uri())
+            connected = MlflowClient(uri, registry_uri)
         except MlflowException as error:
             raise StoreError(_explain(error, uri)) from None
         if file:
@@ -62,10 +64,10 @@ def client_for_user() -> MlflowClient:
         raise UserError(f"MLflow at {location.store_uri()}: {error}") from None
 
 
-def _check_reachable(uri: str) -> None:
-    if uri.startswith("file:") or "://" not in uri:
-        message = "MLflow has no file stores any more; unset MLFLOW_TRACKING_URI, or name a server"
-        raise UserError(f"MLFLOW_TRACKING_URI={uri}: {message} or sqlite:///mlflow.db")
+def _check_reachable(variable: str, uri: str) -> None:
+    if uri.startswith("file:") or ("://" not in uri and not uri.startswith("databricks")):
+        message = f"MLflow has no file stores any more; unset {variable}, or name a server"
+        raise UserError(f"{variable}={uri}: {message} or sqlite:///mlflow.db")
     if not uri.startswith(("http://", "https://")):
         return
     with suppress(requests.exceptions.SSLError):  # it answers; MLflow has settings for this

@@ -1,0 +1,101 @@
+"""Servers on the loopback: real ones of MLflow, and broken ones."""
+
+import os
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import urllib.request
+from contextlib import contextmanager, suppress
+
+from helpers.waiting import wait_for
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+class Server:
+    """An `mlflow` command that serves HTTP, in a process group of its own."""
+
+    def __init__(self, folder, *command, health="/health"):
+        self.port = free_port()
+        self.address, self.folder = f"http://127.0.0.1:{self.port}", folder
+        place = ["--host", "127.0.0.1", "--port", str(self.port)]
+        self.command = [sys.executable, "-m", "mlflow", *command, *place]
+        self.health, self.process = f"{self.address}{health}", None
+
+    def start(self, environment=None):
+        """Start the server and wait until it answers."""
+        self.folder.mkdir(exist_ok=True)
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_for(self.answers, 120)
+        return self
+
+    def answers(self):
+        """Tell whether the server answers."""
+        with urllib.request.urlopen(self.health, timeout=5) as answer:
+            return answer.status == 200
+
+    def stop(self, number=signal.SIGKILL):
+        """End the server and all its workers."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+        self.process.wait(60)
+
+
+@contextmanager
+def mlflow_server(folder):
+    """A tracking server with a store of its own, started."""
+    store = ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
+    store += ["--artifacts-destination", str(folder / "artifacts"), "--workers", "1"]
+    server = Server(folder, "server", *store).start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class _Broken(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+    def __init__(self, answers):
+        self.answers, self.released = answers, threading.Event()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(socketserver.BaseRequestHandler):
+    def handle(self):
+        if not self.server.answers:
+            self.server.released.wait()
+            return
+        self.request.recv(65536)
+        head = b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\nConnection: close\r\n\r\n"
+        self.request.sendall(head + b"oops")
+
+
+@contextmanager
+def broken_server(kind):
+    """Yield the address of a server that refuses, hangs, or answers 500."""
+    if kind == "refuses":
+        yield f"http://127.0.0.1:{free_port()}"
+        return
+    with _Broken(answers=kind == "answers 500") as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.released.set()
+            server.shutdown()
