@@ -35,9 +35,8 @@ def test_each_architecture_maps_images_of_any_shape_to_a_logit_per_class(name, s
     inputs = torch.randn(3, *shape)
     logits = model(inputs)
     assert logits.shape == (3, outputs) and logits.dtype == torch.float32
-    assert torch.allclose(
-        logits[:1], model(inputs[:1]), atol=1e-5
-    )  # no example looks at the others
+    alone = model(inputs[:1])
+    assert torch.allclose(logits[:1], alone, atol=1e-5)  # no example looks at the others
     assert all(parameter.requires_grad for parameter in model.parameters())
     *_, last = (parameter for parameter in model.parameters() if parameter.ndim > 1)
     assert len(last) == outputs  # muon leaves the last layer out

@@ -4,13 +4,12 @@ import itertools
 
 import pytest
 import torch
+from helpers.training import OFF
 
 from lineup.params import Augment
 from lineup.training.augmentation import augment
 from lineup.training.batches import Batches, shuffle
 from lineup.training.draws import Purpose, draw_seed
-
-OFF = {"rotate": 0, "shift": 0, "scale": 0, "shear": 0, "flip": False, "erase": 0}
 
 
 def settings(**changes):
@@ -31,13 +30,9 @@ def blob(count=64, size=21):
 
 def centres(images):
     """Return each image's centre of mass relative to the middle, in pixels: (N, 2) as x, y."""
-    size = images.shape[-1]
-    place = torch.arange(size) - (size - 1) / 2
-    mass = images.sum((1, 2, 3))
-    return (
-        torch.stack([(images.sum((1, 2)) * place).sum(1), (images.sum((1, 3)) * place).sum(1)], 1)
-        / mass[:, None]
-    )
+    place = torch.arange(images.shape[-1]) - (images.shape[-1] - 1) / 2
+    sums = [(images.sum((1, axis)) * place).sum(1) for axis in (2, 3)]
+    return torch.stack(sums, 1) / images.sum((1, 2, 3))[:, None]
 
 
 @pytest.fixture
@@ -58,9 +53,8 @@ def test_a_batch_is_normalised_by_the_channels_mean_and_std(noise):
 
 def test_rows_of_features_pass_as_they_are():
     features, targets = torch.randn(5, 3), torch.randn(5, 2)
-    inputs, truth = Batches(features, targets, torch.zeros(1), torch.ones(1)).batch(
-        torch.tensor([4, 0]), settings(rotate=90, erase=1)
-    )
+    batches = Batches(features, targets, torch.zeros(1), torch.ones(1))
+    inputs, truth = batches.batch(torch.tensor([4, 0]), settings(rotate=90, erase=1))
     assert torch.equal(inputs, features[[4, 0]]) and torch.equal(truth, targets[[4, 0]])
 
 
@@ -96,12 +90,8 @@ def test_augmentation_off_changes_nothing(noise):
 @pytest.mark.parametrize(
     "change",
     [
-        {"rotate": 10},
-        {"shift": 0.1},
-        {"scale": 0.1},
-        {"shear": 0.1},
-        {"flip": True},
-        {"erase": 0.5},
+        *({name: 0.1} for name in ("shift", "scale", "shear")),
+        *({"rotate": 10}, {"flip": True}, {"erase": 0.5}),
     ],
     ids=str,
 )
@@ -153,10 +143,7 @@ def test_the_border_goes_on_outwards_where_an_image_moves_away():
 def test_flip_mirrors_about_every_second_image_as_a_whole(noise):
     images = noise.float().repeat(40, 1, 1, 1)
     flipped = draw(images, flip=True)
-    mirrored = torch.tensor(
-        [torch.equal(new, old.flip(-1)) for new, old in zip(flipped, images, strict=True)]
-    )
-    kept = torch.tensor([torch.equal(new, old) for new, old in zip(flipped, images, strict=True)])
+    mirrored, kept = ((flipped == same).all((1, 2, 3)) for same in (images.flip(-1), images))
     assert (mirrored ^ kept).all() and 0.4 < mirrored.float().mean() < 0.6
 
 
@@ -169,16 +156,9 @@ def test_erase_blanks_one_rectangle_with_the_images_mean_in_its_part_of_the_imag
     assert 0.17 < hit.float().mean() < 0.33
     assert torch.equal(erased[~hit], images[~hit])
     for index in hit.nonzero().flatten()[:30]:
-        rows, columns = (
-            changed[index].any(1).nonzero().flatten(),
-            changed[index].any(0).nonzero().flatten(),
-        )
+        rows, columns = (changed[index].any(axis).nonzero().flatten() for axis in (1, 0))
         inside = changed[index, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        assert (
-            inside.all()
-            and inside.sum() == changed[index].sum()
-            and inside.float().sum() <= 0.5 * 400
-        )
+        assert inside.all() and inside.sum() == changed[index].sum() <= 0.5 * 400
         assert torch.allclose(erased[index][:, changed[index]], images[index].mean(), atol=1e-5)
 
 

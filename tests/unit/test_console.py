@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers.training import make_small_project, make_trainer
 
 from lineup.cli import duration
@@ -25,7 +26,8 @@ def make_console(tmp_path, monkeypatch):
         setup = set_up(params, "mlp")
         return Console(setup, tmp_path / "train.log", is_resumed), params
 
-    return make
+    yield make
+    torch.set_deterministic_debug_mode("default")
 
 
 def test_the_first_lines_tell_size_epochs_and_why_in_the_terminal_and_in_the_log(

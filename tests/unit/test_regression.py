@@ -1,12 +1,11 @@
-"""Regression is a task of its own: squared error, its own metrics, and gradient descent as one writes it by hand."""
+"""Regression is a task of its own: squared error, its metrics, gradient descent as by hand."""
 
 import csv
-from pathlib import Path
+import shutil
 
 import pytest
 import torch
-import yaml
-from helpers.project import Project, copy_sources
+from helpers.project import ROOT, Project
 from helpers.training import recipe, run, weights
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
@@ -14,18 +13,19 @@ from lineup import architectures
 from lineup.errors import UserError
 from lineup.evaluation import metrics
 from lineup.evaluation.scores import regression_scores
-from lineup.files import read_json
+from lineup.model_info import ModelInfo
+from lineup.task import Task
 from lineup.tensors import read_tensors
 from lineup.training.batches import Batches
-from lineup.training.trainer import Trainer
+from lineup.training.trainer import Epoch, Trainer
+from stages import fetch, split, train
 
-YIELDS = Path(__file__).parents[2] / "data" / "yields" / "yields.csv"
 STEPS = 100
 
 
 def yields():
-    """Return temperature, rainfall and humidity (5, 3) of five regions, and their yields of both fruits (5, 2)."""
-    with YIELDS.open() as file:
+    """Return the weather (5, 3) of five regions, and their yields of both fruits (5, 2)."""
+    with (ROOT / "data" / "yields" / "yields.csv").open() as file:
         rows = list(csv.DictReader(file))
     values = [[float(value) for value in row.values()] for row in rows]
     targets = [list(rows[0]).index(name) for name in ("apples", "oranges")]
@@ -34,21 +34,24 @@ def yields():
     return table[:, inputs], table[:, targets]
 
 
-def make(name="linear", hyperparameters=None, **changes):
-    inputs, targets = yields()
+def make(inputs=None, targets=None, name="linear", hyperparameters=None, **changes):
+    """Return a trainer on the yields, or on the table given, all rows at once."""
+    if inputs is None:
+        inputs, targets = yields()
     part = Batches(inputs, targets, torch.zeros(1), torch.ones(1))
     torch.manual_seed(4)
-    model = architectures.build(name, [3], 2, hyperparameters or {})
-    return Trainer(
-        model, part, part, recipe(**{"batch_size": 5, "learning_rate": 1e-5, **changes}), seed=2
-    )
+    shape, outputs = inputs.shape[1:], targets.shape[1]
+    model = architectures.build(name, shape, outputs, hyperparameters or {})
+    settings = {"batch_size": len(inputs), "learning_rate": 1e-5} | changes
+    return Trainer(model, part, part, recipe(**settings), seed=2)
 
 
 def by_hand(weight, bias):
-    """Yield weight and bias after each step of the tutorial's own gradient descent."""
+    """Yield weight and bias, and again after each step of the tutorial's own gradient descent."""
     inputs, targets = yields()
     weight, bias = (tensor.detach().clone().requires_grad_() for tensor in (weight, bias))
     while True:
+        yield weight.detach().clone(), bias.detach().clone()
         difference = inputs @ weight.t() + bias - targets
         loss = (difference * difference).sum() / difference.numel()
         loss.backward()
@@ -56,69 +59,53 @@ def by_hand(weight, bias):
             for tensor in (weight, bias):
                 tensor -= tensor.grad * 1e-5
                 tensor.grad.zero_()
-        yield weight.detach().clone(), bias.detach().clone()
 
 
 def test_the_table_is_the_tutorials():
     inputs, targets = yields()
-    assert inputs.tolist() == [
-        [73, 67, 43],
-        [91, 88, 64],
-        [87, 134, 58],
-        [102, 43, 37],
-        [69, 96, 70],
-    ]
+    weather = [[73, 67, 43], [91, 88, 64], [87, 134, 58], [102, 43, 37], [69, 96, 70]]
+    assert inputs.tolist() == weather
     assert targets.tolist() == [[56, 70], [81, 101], [119, 133], [22, 37], [103, 119]]
 
 
 def test_linear_on_yields_follows_gradient_descent_written_by_hand_step_by_step():
-    """Equal to float32's rounding: sums run in another order, and the fused step may round w − lr·g once, not twice."""
-    loop = make(epochs=STEPS)
-    layer = loop.model[1]
+    """Equal to float32's rounding: sums run in another order, and the fused step may round
+    w − lr·g once, not twice.
+    """
+    trainer = make(epochs=STEPS)
+    layer = trainer.model[1]
     descent = by_hand(layer.weight, layer.bias)
+    next(descent)
     losses = []
-    for step in range(STEPS):
-        weight, bias = next(
-            descent
-        )  # before the loop's step: it starts from the loop's first weights
-        list(loop._fit_epoch())
-        assert torch.allclose(layer.weight, weight, rtol=1e-5, atol=1e-7), step
-        assert torch.allclose(layer.bias, bias, rtol=1e-5, atol=1e-7), step
-        losses.append(loop.progress.history[-1]["train_loss"])
+    for event in trainer.fit():  # an epoch is a step
+        if isinstance(event, Epoch):
+            weight, bias = next(descent)
+            assert torch.allclose(layer.weight, weight, rtol=1e-5, atol=1e-7), len(losses)
+            assert torch.allclose(layer.bias, bias, rtol=1e-5, atol=1e-7), len(losses)
+            losses.append(event.row["train_loss"])
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0] / 10
 
 
 def test_one_step_from_the_same_gradient_is_the_hand_written_one_bit_for_bit():
-    loop = make(epochs=1)
-    layer = loop.model[1]
-    (optimizer,) = loop.optimizers
-    optimizer.step = lambda: None  # leaves the gradient for us to look at
-    loop._train_step(torch.arange(5))
-    gradient, before = layer.weight.grad.clone(), layer.weight.detach().clone()
+    trainer = make(epochs=1)
+    layer = trainer.model[1]
+    before, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    next(trainer.fit())
+    gradient, after = layer.weight.grad, layer.weight
     inputs, targets = yields()
-    difference = (inputs @ before.t() + layer.bias.detach() - targets).double()
-    by_formula = (
-        2 * difference.t() @ inputs.double() / difference.numel()
-    )  # a mean over all 10 elements, not over rows
-    assert torch.allclose(gradient.double(), by_formula, rtol=1e-5)
-    del optimizer.step
-    optimizer.step()
+    difference = (inputs @ before.t() + bias - targets).double()
+    expected = 2 * difference.t() @ inputs.double() / 10  # a mean over all elements, not over rows
+    assert torch.allclose(gradient.double(), expected, rtol=1e-5)
     twice_rounded = before - gradient * 1e-5
     once_rounded = (before.double() - 1e-5 * gradient.double()).float()
-    assert ((layer.weight == twice_rounded) | (layer.weight == once_rounded)).all()
-
-
-def test_the_loss_is_the_mean_over_all_elements():
-    loop = make()
-    outputs, targets = torch.randn(5, 2), torch.randn(5, 2)
-    assert torch.allclose(loop._loss(outputs, targets), (outputs - targets).square().sum() / 10)
+    assert ((after == twice_rounded) | (after == once_rounded)).all()
 
 
 def test_metrics_are_those_of_scikit_learn():
-    loop = make(epochs=1)
-    row = run(loop).epochs[0]
+    trainer = make(epochs=1)
+    (row,) = run(trainer).epochs
     inputs, targets = yields()
-    outputs = loop.model(inputs).detach()
+    outputs = trainer.model(inputs).detach()
     assert list(row) == ["epoch", "train_loss", "val_loss", "val_mae", "val_r2", "learning_rate"]
     assert row["val_loss"] == pytest.approx(mean_squared_error(targets, outputs))
     assert row["val_mae"] == pytest.approx(mean_absolute_error(targets, outputs))
@@ -148,89 +135,72 @@ def test_r2_of_a_single_row_is_0_in_training_unless_it_is_exact():
 
 
 def test_a_short_last_batch_counts_by_its_rows():
-    loop = make(batch_size=3, learning_rate=1e-12, epochs=1)
-    row = run(loop).epochs[0]
+    (row,) = run(make(batch_size=3, learning_rate=1e-12, epochs=1)).epochs
     assert row["train_loss"] == pytest.approx(row["val_loss"], rel=1e-5)
 
 
-def test_a_monitor_of_classification_is_refused():
-    with pytest.raises(
-        UserError, match=r"train\.monitor = 'val_accuracy' is no metric of this task; try val_loss"
-    ):
-        make(monitor="val_accuracy")
-
-
-def test_by_default_the_lowest_loss_chooses_the_best_epoch():
-    loop = make(monitor="auto", mode="auto", epochs=3)
-    run(loop)
-    lowest = min(row["val_loss"] for row in loop.progress.history)
-    assert loop.progress.best_row["val_loss"] == lowest
-
-
-def test_r2_can_choose_the_best_epoch():
-    loop = make(monitor="val_r2", mode="max", epochs=3)
-    run(loop)
-    highest = max(row["val_r2"] for row in loop.progress.history)
-    assert loop.progress.best_row["val_r2"] == highest
+@pytest.mark.parametrize(
+    ("monitor", "mode", "column", "best"),
+    [("auto", "auto", "val_loss", min), ("val_r2", "max", "val_r2", max)],
+)
+def test_the_lowest_loss_chooses_the_best_epoch_or_the_highest_r2(monitor, mode, column, best):
+    trainer = make(monitor=monitor, mode=mode, epochs=3)
+    rows = run(trainer).epochs
+    assert trainer.progress.best_row[column] == best(row[column] for row in rows)
 
 
 def test_an_mlp_learns_noise_by_heart():
     generator = torch.Generator().manual_seed(0)
-    inputs, targets = (
-        torch.randn(64, 1000, generator=generator),
-        torch.randn(64, 10, generator=generator),
-    )
-    part = Batches(inputs, targets, torch.zeros(1), torch.ones(1))
-    torch.manual_seed(0)
-    model = architectures.build("mlp", [1000], 10, {"hidden": [100], "batch_norm": False})
-    loop = Trainer(
-        model,
-        part,
-        part,
-        recipe(optimizer="adam", learning_rate=1e-3, epochs=60, batch_size=64),
-        seed=0,
-    )
-    before = weights(loop.model)
-    rows = run(loop).epochs
-    assert rows[-1]["val_loss"] < rows[0]["val_loss"] / 20 and rows[-1]["val_r2"] > 0.95
-    assert not torch.equal(weights(loop.model), before)
+    table = (torch.randn(64, count, generator=generator) for count in (1000, 10))
+    network = {"name": "mlp", "hyperparameters": {"hidden": [100], "batch_norm": False}}
+    trainer = make(*table, **network, optimizer="adam", learning_rate=1e-3, epochs=60)
+    before = weights(trainer.model)
+    first, *_, last = run(trainer).epochs
+    assert last["val_loss"] < first["val_loss"] / 20 and last["val_r2"] > 0.95
+    assert not torch.equal(weights(trainer.model), before)
 
 
-@pytest.mark.parametrize("dataset", ["yields", "noise"])
-def test_the_stages_train_on_a_table_and_say_nothing_of_classes(dataset, tmp_path):
-    copy_sources(tmp_path)
-    project = Project(tmp_path)
-    project.set(dataset=dataset, model="linear", architectures=["linear"], train__epochs=2)
-    for stage in ("fetch", "split", "train linear"):
-        output = project.run("python", "-m", *f"stages.{stage}".split(), LINEUP_TRACKING="off")
-        assert "accuracy" not in output.stdout + output.stderr
-    folder = tmp_path / "models" / "linear"
-    description = read_json(folder / "model.json")
-    assert description["task"] == "regression" and set(description["validation"]) == {
-        "val_loss",
-        "val_mae",
-        "val_r2",
-    }
+@pytest.fixture
+def table_project(tmp_path, monkeypatch):
+    """Return a function that makes a project with a table, fetched and split, to train linear."""
+    monkeypatch.setenv("LINEUP_TRACKING", "off")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def make_project(dataset, **settings):
+        shutil.copy(ROOT / "params.yaml", tmp_path)
+        shutil.copytree(ROOT / "data" / dataset, tmp_path / "data" / dataset)
+        Project(tmp_path).set(
+            dataset=dataset, model="linear", architectures=["linear"], models__linear={}, **settings
+        )
+        fetch.main()
+        split.main()
+        return tmp_path
+
+    yield make_project
+    torch.set_deterministic_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shapes"), [("yields", {(2, 3), (2,)}), ("noise", {(10, 1000), (10,)})]
+)
+def test_the_stages_train_on_a_table_and_say_nothing_of_classes(
+    dataset, shapes, table_project, capsys
+):
+    folder = table_project(dataset, train__epochs=2) / "models" / "linear"
+    train.main("linear")
+    assert "accuracy" not in "".join(capsys.readouterr())
+    info = ModelInfo.read(folder)
+    assert info.task is Task.REGRESSION
+    assert set(info.validation) == {"val_loss", "val_mae", "val_r2"}
     assert "accuracy" not in (folder / "history.csv").read_text()
-    shapes = {tuple(tensor.shape) for tensor in read_tensors(folder / "model.safetensors").values()}
-    assert shapes == ({(2, 3), (2,)} if dataset == "yields" else {(10, 1000), (10,)})
+    tensors = read_tensors(folder / "model.safetensors")
+    assert {tuple(tensor.shape) for tensor in tensors.values()} == shapes
 
 
-def test_the_stage_refuses_a_monitor_on_accuracy_with_one_line_and_exit_code_2(tmp_path):
-    copy_sources(tmp_path)
-    project = Project(tmp_path)
-    project.set(dataset="yields", model="linear", architectures=["linear"], models__linear={})
-    params = yaml.safe_load(project.read("params.yaml"))
-    params["train"] |= {"monitor": "val_accuracy", "mode": "max"}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    for stage in ("fetch", "split"):
-        project.run("python", "-m", f"stages.{stage}")
-    result = project.run(
-        "python", "-m", "stages.train", "linear", check=False, LINEUP_TRACKING="off"
-    )
-    assert (
-        result.returncode == 2
-        and "val_accuracy" in result.stderr
-        and "Traceback" not in result.stderr
-    )
-    assert not (tmp_path / "models").exists()
+def test_a_monitor_of_classification_is_refused_and_nothing_is_written(table_project):
+    folder = table_project("yields", train__monitor="val_accuracy")
+    message = r"train\.monitor = 'val_accuracy' is no metric of this task; try val_loss"
+    with pytest.raises(UserError, match=message):
+        train.main("linear")
+    assert not (folder / "models").exists()
