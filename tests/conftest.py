@@ -7,6 +7,8 @@ import pytest
 from filelock import FileLock
 from helpers.project import Project, make_project
 
+from lineup.tracking.sqlite_tables import relocate
+
 
 def pytest_collection_modifyitems(items):
     """Start with the longest module, so that the processes end together."""
@@ -32,7 +34,7 @@ def project_factory(tmp_path_factory):
 def finished(tmp_path_factory):
     """The project on which `dvc repro` ran: one for all tests and their processes, left as it is.
 
-    A file in it was not committed.
+    A param was changed, and a file was added, after its commit.
     """
     place = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -42,6 +44,7 @@ def finished(tmp_path_factory):
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             project = make_project(folder)
+            project.set(models__linear__learning_rate=0.02)
             (folder / "notes.txt").write_text("not committed\n")
             project.run("dvc", "repro")
             done.touch()
@@ -50,7 +53,8 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def project(finished, tmp_path, monkeypatch):
-    """A copy of the finished project, in another place, as the current folder."""
+    """A copy of the finished project with a store of its own, as the current folder."""
     shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
     monkeypatch.chdir(tmp_path / "project")
+    relocate(tmp_path / "project" / "mlflow.db")
     return Project(tmp_path / "project")

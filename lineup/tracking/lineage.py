@@ -58,7 +58,7 @@ def changes() -> bytes | None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "index"
         if index and Path(index).exists():
-            shutil.copy(index, copy)
+            shutil.copy2(index, copy)  # with its time, by which Git knows what to look at again
         environment = {"GIT_INDEX_FILE": str(copy)}
         _git("add", "--intent-to-add", "--all", environment=environment)
         command = ["diff", *PLAIN, "HEAD", "--", ".", *CHANGED_BY_REPRO]

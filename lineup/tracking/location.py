@@ -41,6 +41,14 @@ def store_uri() -> str:
     return _absolute(_TRACKING_URI)
 
 
+def store_key() -> str:
+    """Return the store's address without options, the same after the repository was moved."""
+    file = database()
+    if file and file.is_relative_to(repository()):
+        return file.relative_to(repository()).as_posix()
+    return store_uri().partition("?")[0]
+
+
 def registry_uri() -> str:
     """Return MLFLOW_REGISTRY_URI, or the store's address."""
     return _absolute(_REGISTRY_URI) if _REGISTRY_URI else store_uri()

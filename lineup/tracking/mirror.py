@@ -27,7 +27,7 @@ from mlflow.entities import (
 )
 
 from lineup.files import read_json, sha256, write_json
-from lineup.tracking.location import store_uri
+from lineup.tracking.location import store_key
 from lineup.tracking.names import RESTORED, RUN_ID
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import open_experiment
@@ -46,8 +46,7 @@ class Mirror:
         self.is_live = is_live  # the training goes on while this mirror is used
         self.note = ""  # what a person should know
         self.experiment = self._open_experiment()
-        address, _, _ = store_uri().partition("?")
-        store = hashlib.sha256(address.encode()).hexdigest()[:16]
+        store = hashlib.sha256(store_key().encode()).hexdigest()[:16]
         self.cursor_file = log.folder / "mirrors" / f"{store}.json"
         self.lock = FileLock(log.folder / "mirrors" / f"{store}.lock")
         self.cursor_file.parent.mkdir(parents=True, exist_ok=True)

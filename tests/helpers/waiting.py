@@ -18,4 +18,4 @@ def wait_for(condition: Callable[[], Result], seconds: float = 60) -> Result:
             if time.monotonic() > end:
                 raise
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
+        time.sleep(0.02)

@@ -1,29 +1,32 @@
-"""Deterministic and unkillable: whatever stops a training, the next one ends with the bytes of an undisturbed one."""
+"""Deterministic and unkillable: whatever stops a training, the next one ends with the same bytes."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from dataclasses import asdict
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from helpers.project import QUICK, Project, copy_sources
-from test_training import Recorder, pictures, recipe
+from helpers.project import ROOT
+from helpers.training import Recorder, make_small_project, pictures, recipe, run
+from helpers.waiting import wait_for
 
 from lineup import architectures
-from lineup.data.dataset import Dataset
-from lineup.files import read_json, sha256, write_json, write_tensors
+from lineup.files import read_json
 from lineup.params import load_params
+from lineup.process import is_alive
 from lineup.training.checkpoints import Checkpoint, code_digests, fingerprint
-from lineup.training.trainer import Interrupted, Training
+from lineup.training.interruption import Interruption
+from lineup.training.session import Interrupted, drive
+from lineup.training.setup import set_up
+from lineup.training.trainer import Trainer
 
 OUTPUTS = ["model.safetensors", "history.csv", "model.json"]
+PROGRAMS = ROOT / "tests" / "programs"
+EPOCHS = 20
 SMALL = {
     "linear": {},
     "mlp": {"hidden": [8], "dropout": 0.2},
@@ -32,31 +35,22 @@ SMALL = {
     "simplenet": {"channels": [[3], [4]]},
     "alexnet": {"channels": [3, 4, 4, 4, 3], "hidden": 8},
 }
-PATIENCE = 300  # seconds, on a busy machine
+LONG = 300  # seconds, on a busy machine
 
 
-# --- in one process ---------------------------------------------------------------------------------------------------
+# --- the trainer ----------------------------------------------------------------------------------
 
 
-def make(name, **changes):
+def make_trainer(name, **changes):
+    """Return a trainer with all that is random, three steps an epoch."""
     images = pictures(40)
     images.inputs = images.inputs.repeat(1, 2, 2, 2)[:, :, :9, :9]
     torch.manual_seed(1)
     model = architectures.build(name, [2, 9, 9], 4, SMALL[name])
+    settings = {"optimizer": "adamw", "schedule": "one_cycle", "weight_decay": 0.1, "ema": 0.9}
     augment = {"rotate": 10, "flip": True, "erase": 0.5}
-    settings = {
-        "optimizer": "adamw",
-        "schedule": "one_cycle",
-        "weight_decay": 0.1,
-        "learning_rate": 0.01,
-    }
-    return Training(
-        model,
-        images,
-        images,
-        recipe(**settings | {"augment": augment, "ema": 0.9} | changes),
-        seed=5,
-    )
+    settings |= {"learning_rate": 0.01, "augment": augment, "log_every": 2} | changes
+    return Trainer(model, images, images, recipe(**settings), seed=5)
 
 
 @pytest.mark.parametrize(
@@ -65,48 +59,49 @@ def make(name, **changes):
     ids=["adamw", "sgd", "muon"],
 )
 @pytest.mark.parametrize("name", SMALL)
-def test_a_training_resumed_from_any_step_ends_with_the_same_bits(
+def test_a_training_resumed_after_any_event_ends_with_the_same_bits(
     name, settings, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    torch.use_deterministic_algorithms(True)
-    checkpoint, saved = Checkpoint("f" * 32), []
-
-    def save(loop):  # through the disk, where a tensor's memory layout is lost
-        checkpoint.save(*loop.state())
-        saved.append(Checkpoint("f" * 32).load())
-
+    checkpoint, whole, saved = Checkpoint("f" * 32), make_trainer(name, **settings), []
     with checkpoint.lock():
         checkpoint.load()
-        whole = make(name, **settings)
-        whole.run(Recorder().reporter(), save, due=lambda: True)
-    assert (
-        len(saved) == 2 * 3 + 1
-    )  # after each step, where it is the epoch's last after validation; and at the end
+        for _ in whole.fit():
+            checkpoint.save(whole.state())
+            progress, tensors = Checkpoint("f" * 32).load()  # the disk knows no memory layout
+            saved.append((json.loads(json.dumps(progress)), tensors))
+    assert len(saved) == 2 * (3 + 2 + 1)  # steps, means and the end of each epoch
+    expected = whole.state()[1]
     for progress, tensors in saved:
-        resumed = make(name, **settings)
-        resumed.restore(json.loads(json.dumps(progress)), tensors)
-        resumed.run(Recorder().reporter(), lambda _: None, lambda: False)
+        resumed = make_trainer(name, **settings)
+        resumed.restore(progress, tensors)
+        run(resumed)
         assert resumed.progress == whole.progress
-        tensors, expected = resumed.state()[1], whole.state()[1]
-        assert tensors.keys() == expected.keys()
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
-    torch.use_deterministic_algorithms(False)
+        found = resumed.state()[1]
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in found.items())
 
 
-def test_a_training_asked_to_stop_saves_after_the_step_and_repeats_no_report():
-    whole, loop, saved = Recorder(), make("linear", log_every=1), []
-    make("linear", log_every=1).run(whole.reporter(), lambda _: None, lambda: False)
-    record = Recorder()
-    for _ in range(20):
-        record.stopped = True
-        try:
-            loop.run(record.reporter(), lambda each: saved.append(each.state()), lambda: False)
-            break
-        except Interrupted:
-            loop = make("linear", log_every=1)
-            loop.restore(*saved[-1])
-    assert record.steps == whole.steps and record.epochs == whole.epochs and loop.progress.finished
+def test_a_training_asked_to_stop_saves_after_the_step_and_repeats_no_event(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    whole, record, pieces = run(make_trainer("linear")), Recorder(), 0
+    checkpoint, interruption = Checkpoint("f" * 32), Interruption()
+    interruption.requested = True
+    with checkpoint.lock():
+        while True:
+            trainer = make_trainer("linear")
+            checkpoint.resume(trainer)
+            pieces += 1
+            try:
+                drive(trainer, checkpoint, [record], interruption)
+                break
+            except Interrupted:
+                continue
+    assert trainer.progress.finished and pieces > 2 * 3
+    assert record.steps == whole.steps and record.epochs == whole.epochs
+
+
+# --- the checkpoint -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -116,37 +111,41 @@ def saved(tmp_path, monkeypatch):
     checkpoint = Checkpoint("a" * 32)
     with checkpoint.lock():
         assert checkpoint.load() is None and not checkpoint.warning
-        checkpoint.save({"epoch": 3}, {"weight": torch.arange(100.0)})
+        checkpoint.save(({"epoch": 3}, {"weight": torch.arange(100.0)}))
     return checkpoint
 
 
-def flip(path):
+def flip_a_bit(path):
     content = bytearray(path.read_bytes())
     content[-7] ^= 1
     path.write_bytes(content)
 
 
 def tensor_file(checkpoint):
-    return checkpoint.folder / read_json(checkpoint.folder / "progress.json")["file"]
+    return checkpoint.folder / read_json(checkpoint.progress_file)["file"]
 
 
 def test_what_was_saved_is_what_is_loaded_and_the_training_keeps_its_id(saved):
+    (saved.folder / "state-12345678.safetensors").write_bytes(b"of a kill while")
+    (saved.folder / ".progress.json.12.tmp").write_bytes(b"something was saved")
     later = Checkpoint("a" * 32)
     state, tensors = later.load()
     assert state == {"epoch": 3} and torch.equal(tensors["weight"], torch.arange(100.0))
-    assert later.training == saved.training and len(later.training) == 32 and not later.warning
+    assert later.run_id == saved.run_id and len(later.run_id) == 32 and not later.warning
+    later.discard()
+    assert [path.name for path in later.folder.iterdir()] == []
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda c: flip(tensor_file(c)),
+        lambda c: flip_a_bit(tensor_file(c)),
         lambda c: tensor_file(c).unlink(),
         lambda c: tensor_file(c).write_bytes(b""),
-        lambda c: (c.folder / "progress.json").write_text("{"),
-        lambda c: (c.folder / "progress.json").write_text("[]"),
-        lambda c: (c.folder / "progress.json").write_text("{}"),
-        lambda c: (c.folder / "progress.json").write_bytes(b"\xff\x00"),
+        lambda c: c.progress_file.write_text("{"),
+        lambda c: c.progress_file.write_text("[]"),
+        lambda c: c.progress_file.write_text("{}"),
+        lambda c: c.progress_file.write_bytes(b"\xff\x00"),
     ],
     ids=["a bit", "no tensors", "empty tensors", "half JSON", "a list", "nothing in it", "no text"],
 )
@@ -155,138 +154,109 @@ def test_a_damaged_checkpoint_is_reported_and_ignored(saved, damage):
     later = Checkpoint("a" * 32)
     assert later.load() is None
     assert str(later.folder) in later.warning and "training starts again" in later.warning
-    assert len(later.training) == 32 and not list(later.folder.glob("state-*"))
-
-
-def test_a_kill_while_saving_leaves_the_save_before(saved, monkeypatch):
-    def die(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("lineup.training.checkpoints.write_json", die)
-    with pytest.raises(KeyboardInterrupt):
-        saved.save({"epoch": 4}, {"weight": torch.zeros(3)})
-    state, tensors = Checkpoint("a" * 32).load()
-    assert state == {"epoch": 3} and len(tensors["weight"]) == 100
+    assert len(later.run_id) == 32 and not list(later.folder.glob("state-*"))
 
 
 def test_only_the_last_save_takes_space(saved):
     for epoch in range(4):
-        saved.save({"epoch": epoch}, {"weight": torch.zeros(3)})
+        saved.save(({"epoch": epoch}, {"weight": torch.zeros(3)}))
     assert len(list(saved.folder.glob("state-*"))) == 1
 
 
-def test_everything_that_shapes_the_result_shapes_the_fingerprint():
-    facts = {"recipe": {"epochs": 1, "seed": 3}, "threads": 2}
-    assert fingerprint(facts) == fingerprint({"threads": 2, "recipe": {"seed": 3, "epochs": 1}})
-    assert fingerprint(facts) != fingerprint(facts | {"threads": 1})
-    code = code_digests("train", "cnn")
-    assert {"stages/train.py", "stages/lib/training.py", "stages/lib/architectures/cnn.py"} <= set(
-        code
-    )
-    assert "stages/lib/architectures/mlp.py" not in code and not [
-        name for name in code if "tracking" in name
-    ]
+def test_all_that_shapes_the_result_shapes_the_fingerprint_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    project = make_small_project(tmp_path, epochs="auto")
+    config = set_up(load_params(), "mlp").config
+    assert fingerprint(config) == fingerprint(dict(reversed(config.items())))
+    project.set(train__epochs=200)  # what auto resolves to
+    assert fingerprint(config) == fingerprint(set_up(load_params(), "mlp").config)
+    for key, value in [("seed", 4), ("train__learning_rate", 0.1), ("models__mlp__hidden", [9])]:
+        project.set(**{key: value})
+        changed = set_up(load_params(), "mlp").config
+        assert fingerprint(changed) != fingerprint(config)
+        config = changed
+    for key in ("threads", "torch", "data", "split", "code"):
+        assert fingerprint(config) != fingerprint(config | {key: 0})
+    code = set(code_digests("train", "mlp"))
+    shaping = {"stages/train.py", "lineup/training/trainer.py", "lineup/architectures/mlp.py"}
+    assert shaping < code and "lineup/architectures/cnn.py" not in code
+    assert not [name for name in code if "tracking" in name]
 
 
-# --- real processes ---------------------------------------------------------------------------------------------------
+# --- real processes -------------------------------------------------------------------------------
 
 
-def make_project(folder, **changes):
-    """Return a scratch project with a small data set whose trainings save after every step."""
-    copy_sources(folder)
-    project = Project(folder)
-    project.environment["DVC_ROOT"] = str(folder)
-    project.set(
-        dataset="noise",
-        model="mlp",
-        architectures=["mlp"],
-        models__mlp={"hidden": [16], "dropout": 0.1},
-    )
-    settings = (
-        QUICK
-        | {"batch_size": 16, "epochs": 12, "ema": 0.9, "device": "cpu", "keep_every": 0}
-        | changes
-    )
-    project.set(**{f"train__{key}": value for key, value in settings.items()})
-    module = folder / "stages/lib/checkpoints.py"
-    assert "SECONDS_BETWEEN = 6.0" in module.read_text()
-    module.write_text(module.read_text().replace("SECONDS_BETWEEN = 6.0", "SECONDS_BETWEEN = 0.0"))
-    images = pictures(100)
-    raw, split = folder / "data/raw", folder / "data/split"
-    for part in ("train", "test"):
-        write_tensors(
-            raw / f"{part}.safetensors", {"images": images.inputs, "labels": images.targets}
-        )
-    digests = {part: sha256(raw / f"{part}.safetensors") for part in ("train", "test")}
-    write_json(
-        raw / "dataset.json",
-        asdict(Dataset("noise", "classification", list("abcd"), [1, 6, 6], digests)),
-    )
-    indices = {"train": torch.arange(80), "validation": torch.arange(80, 100)}
-    statistics = {"mean": torch.tensor([0.4]), "std": torch.tensor([0.2])}
-    write_tensors(split / "indices.safetensors", indices | statistics)
-    write_json(split / "split.json", {"digest": sha256(split / "indices.safetensors")})
-    return project
+def make_project(folder):
+    return make_small_project(folder, epochs=EPOCHS, ema=0.9)
 
 
 def outputs(project):
     return {name: (project.folder / "models/mlp" / name).read_bytes() for name in OUTPUTS}
 
 
+def run_id(project):
+    return read_json(project.folder / "models/mlp/run.json")["run_id"]
+
+
 def train(project, tracking="off"):
     return project.run("python", "-m", "stages.train", "mlp", LINEUP_TRACKING=tracking).stdout
 
 
-def start(project, tracking="off"):
-    """Start a training without waiting for it."""
+def start(project, *command, **environment):
+    """Start a training that saves at every step, or another command, without waiting for it."""
+    command = command or (str(PROGRAMS / "train_saving_often.py"), "mlp")
     return subprocess.Popen(
-        [sys.executable, "-m", "stages.train", "mlp"],
+        [sys.executable, *command],
         cwd=project.folder,
-        env=project.environment | {"LINEUP_TRACKING": tracking},
+        env=project.environment | {"LINEUP_TRACKING": "off"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
+def start_and_stop(project, epoch, **environment):
+    """Start a training, and stop it for a while as soon as it has saved that epoch."""
+    process = start(project, **environment)
+    wait_for(lambda: saved_epoch(project) >= epoch, LONG)
+    process.send_signal(signal.SIGSTOP)
+    return process
+
+
 def saved_epoch(project):
-    """Return the epoch of the checkpoint on disk, -1 if there is none."""
-    epochs = [-1]
-    for path in (project.folder / ".lineup/checkpoints").glob("*/progress.json"):
-        try:
-            epochs.append(read_json(path)["state"]["epoch"])
-        except (FileNotFoundError, KeyError):
-            continue
-    return max(epochs)
+    """Return the epoch of the last save on disk, -1 if there is none."""
+    files = (project.folder / ".lineup/checkpoints").glob("*/progress.json")
+    return max((read_json(path).get("state", {"epoch": -1})["epoch"] for path in files), default=-1)
 
 
-def wait_for(condition, process=None):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline and (process is None or process.poll() is None)
-        time.sleep(0.005)
+def recorded(project):
+    """Return status and all points of the only run in MLflow, each of which is there once."""
+    client = project.client()
+    (found,) = client.search_runs([client.get_experiment_by_name("shades").experiment_id])
+    names = set(found.data.metrics) - {"training_seconds"}
+    points = [
+        (name, point.step, point.value)
+        for name in names
+        for point in client.get_metric_history(found.info.run_id, name)
+    ]
+    assert max(Counter(points).values()) == 1
+    return found.info.status, sorted(points)
+
+
+def assert_recorded_once(project):
+    status, points = recorded(project)
+    counts = Counter(name for name, _, _ in points)
+    assert status == "FINISHED" and counts["val_loss"] == EPOCHS
+    assert counts["step_loss"] == 3 * EPOCHS  # of five steps each second one, and the last
+    return points
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """Return a project with a finished training that nothing disturbed."""
     project = make_project(tmp_path_factory.mktemp("undisturbed"))
-    train(project)
+    assert "resumes" not in train(project)
     return project
-
-
-def points(project):
-    """Return every metric point of the only run in MLflow and the run's status."""
-    client = project.client()
-    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    names = set(run.data.metrics) - {"training_seconds"}
-    found = [
-        (name, p.step, p.value)
-        for name in names
-        for p in client.get_metric_history(run.info.run_id, name)
-    ]
-    assert max(Counter(found).values()) == 1
-    return sorted(found), run.info.status, len(client.search_model_versions("name = 'noise'"))
 
 
 @pytest.mark.slow
@@ -294,114 +264,111 @@ def test_killed_by_every_signal_in_turn_a_training_ends_as_if_nothing_had_happen
     tmp_path, undisturbed
 ):
     project = make_project(tmp_path)
-    for epoch, number in [(2, signal.SIGKILL), (5, signal.SIGTERM), (8, signal.SIGINT)]:
-        process = start(project, tracking="on")
-        wait_for(lambda epoch=epoch: saved_epoch(project) >= epoch, process)
+    for epoch, number in [(2, signal.SIGKILL), (8, signal.SIGTERM), (14, signal.SIGINT)]:
+        process = start_and_stop(project, epoch, LINEUP_TRACKING="on")
+        wait_for(lambda: recorded(project)[0] == "RUNNING", LONG)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode in (-number, 130), output
+        process.send_signal(signal.SIGCONT)
+        output, _ = process.communicate(timeout=LONG)
+        assert process.returncode == (-number if number == signal.SIGKILL else 130), output
         assert number == signal.SIGKILL or "the same command resumes there" in output
         assert "Traceback" not in output and not (tmp_path / "models").exists()
+        assert recorded(project)[0] == "KILLED"
+        assert epoch <= saved_epoch(project) < EPOCHS
     assert "resumes at epoch" in train(project, tracking="on")
     assert outputs(project) == outputs(undisturbed)
-    history = (project.folder / "models/mlp/history.csv").read_text().splitlines()
-    found, status, versions = points(project)
-    assert Counter(name for name, _, _ in found)["val_loss"] == len(history) - 1 == 12
-    assert (
-        Counter(name for name, _, _ in found)["step_loss"] == 12 * 3
-    )  # five steps an epoch, every second and the last
-    assert (status, versions) == ("FINISHED", 1)
+    points = assert_recorded_once(project)
 
-    run_id = read_json(project.folder / "models/mlp/run.json")
-    (
-        project.folder / "models/mlp/model.safetensors"
-    ).unlink()  # dvc died before it wrote dvc.lock: all over again
+    before = run_id(project)  # dvc died before it wrote dvc.lock: all over again
+    (project.folder / "models/mlp/model.safetensors").unlink()
     train(project, tracking="on")
-    assert (
-        outputs(project) == outputs(undisturbed)
-        and read_json(project.folder / "models/mlp/run.json") == run_id
-    )
-    assert points(project) == (found, "FINISHED", 1)
+    assert outputs(project) == outputs(undisturbed) and run_id(project) == before
+    assert assert_recorded_once(project) == points
 
 
-def test_two_runs_write_the_same_bytes(tmp_path, undisturbed):
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])
+def test_a_follower_that_is_killed_or_hangs_costs_neither_the_training_nor_a_point(
+    number, tmp_path, undisturbed
+):
     project = make_project(tmp_path)
-    assert "resumes" not in train(project)
+    process = start_and_stop(project, 2, LINEUP_TRACKING="on")
+    (follower,) = psutil.Process(process.pid).children()
+    assert "--follow" in follower.cmdline()
+    follower.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    output, _ = process.communicate(timeout=LONG)
+    assert process.returncode == 0
+    assert "MLflow lacks a part of this run, and nothing is lost; later: make sync" in output
+    assert not is_alive(follower)
     assert outputs(project) == outputs(undisturbed)
+    project.run("python", "-m", "stages.sync")
+    assert_recorded_once(project)
 
 
-def test_a_damaged_checkpoint_is_reported_by_the_stage_and_does_no_harm(undisturbed):
-    expected = outputs(undisturbed)
-    (path,) = (undisturbed.folder / ".lineup/checkpoints").glob("*/state-*")
-    flip(path)
-    output = train(undisturbed)
+def test_two_runs_write_the_same_bytes_and_a_damaged_checkpoint_is_reported(tmp_path, undisturbed):
+    project = make_project(tmp_path)
+    train(project)
+    assert outputs(project) == outputs(undisturbed)
+    (path,) = (tmp_path / ".lineup/checkpoints").glob("*/state-*")
+    flip_a_bit(path)
+    output = train(project)
     assert "warning: the checkpoint in" in output and "resumes" not in output
-    assert outputs(undisturbed) == expected
+    assert outputs(project) == outputs(undisturbed)
 
 
 def test_of_two_trainings_of_the_same_the_second_waits_and_both_end_alike(tmp_path, undisturbed):
     project = make_project(tmp_path)
-    both = [start(project), start(project)]
-    texts = [process.communicate(timeout=PATIENCE)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], texts
-    assert sum("another process trains just this; waiting" in text for text in texts) == 1
-    assert sum("epoch 1/12" in text for text in texts) == 1
+    first = start_and_stop(project, 1)
+    second = start(project)
+    assert second.stdout.readline() == "another process trains just this; waiting\n"
+    first.send_signal(signal.SIGCONT)
+    texts = [process.communicate(timeout=LONG)[0] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], texts
+    assert [f"epoch {EPOCHS}/{EPOCHS}" in text for text in texts] == [True, False]
     assert outputs(project) == outputs(undisturbed)
 
 
-def test_other_params_never_meet_the_checkpoint(undisturbed, tmp_path):
+def test_other_params_never_meet_the_checkpoint(tmp_path, undisturbed):
     project = make_project(tmp_path)
-    process = start(project)
-    wait_for(lambda: saved_epoch(project) >= 1, process)
+    process = start_and_stop(project, 1)
     process.kill()
     process.communicate()
-    project.set(train__learning_rate=load_params().train.learning_rate / 2)
+    rate = load_params(tmp_path / "params.yaml").train.learning_rate
+    project.set(train__learning_rate=rate / 2)
     assert "resumes" not in train(project)
-    project.set(train__learning_rate=load_params().train.learning_rate)
+    project.set(train__learning_rate=rate)
     assert "resumes" in train(project)
     assert outputs(project) == outputs(undisturbed)
 
 
-WAITING = """
-import time
-from lineup.training.checkpoints import end_with_parent
-end_with_parent()
-print('on', flush=True)
-time.sleep(600)
-"""
+# --- the parent of a training ---------------------------------------------------------------------
+
+
+def start_below(parent, before, after, *, shell=False, dvc=True):
+    """Start a program that ends with its parent, below another program."""
+    child = [sys.executable, str(PROGRAMS / "end_with_parent.py"), str(before), str(after)]
+    if shell:
+        child = ["sh", "-c", '"$@"; true', "sh", *child]
+    environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({"DVC_STAGE": "train@mlp"} if dvc else {})
+    command = [sys.executable, str(PROGRAMS / "start_command.py"), *parent, *child]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("shell", [False, True], ids=["direct", "through a shell"])
 def test_under_dvc_a_training_ends_when_its_parent_is_killed_even_if_nobody_reaps_it(shell):
-    child = (
-        ["sh", "-c", f'{sys.executable} -c "$0"; true', WAITING]
-        if shell
-        else [sys.executable, "-c", WAITING]
-    )
-    code = "import subprocess, sys; subprocess.run(sys.argv[1:])"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code, *child],
-        env=os.environ | {"DVC_STAGE": "train@mlp"},
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    parent = start_below([], 0, 600, shell=shell)
     assert parent.stdout.readline() == "on\n"
-    (training,) = [
-        p for p in psutil.Process(parent.pid).children(recursive=True) if p.name() != "sh"
-    ]
+    below = psutil.Process(parent.pid).children(recursive=True)
+    (training,) = [process for process in below if process.name() != "sh"]
     parent.kill()  # and no wait(): it stays a zombie
-    wait_for(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: not is_alive(training))
     parent.wait()
 
 
 def test_without_dvc_a_training_outlives_its_parent():
-    environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
-    code = "import subprocess, sys; subprocess.run(sys.argv[1:])"
-    short = WAITING.replace("600", "2") + "print('end')"
-    command = [sys.executable, "-c", code, sys.executable, "-c", short]
-    cwd = Path(__file__).parents[1]
-    parent = subprocess.Popen(command, env=environment, cwd=cwd, stdout=subprocess.PIPE, text=True)
+    parent = start_below([], 0, 2, dvc=False)
     assert parent.stdout.readline() == "on\n"
     parent.kill()
     assert parent.stdout.readline() == "end\n"
@@ -410,136 +377,26 @@ def test_without_dvc_a_training_outlives_its_parent():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a process that is adopted by init")
 def test_a_training_whose_dvc_died_before_it_could_look_ends_at_once():
-    late = "import time; time.sleep(1); " + WAITING
-    code = "import subprocess, sys; subprocess.Popen(sys.argv[1:])"
-    adopted = subprocess.run(
-        [sys.executable, "-c", code, sys.executable, "-c", late],
-        env=os.environ | {"DVC_STAGE": "train@mlp"},
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.PIPE,
-        timeout=PATIENCE,
-    )  # returns when the orphan has closed its output
-    assert b"on" not in adopted.stdout
-
-
-# --- at exact places, and under the real dvc --------------------------------------------------------------------------
-
-KILLED_AT = """
-import os, signal, sys
-from importlib import import_module
-module, _, name = sys.argv[1].rpartition(".")
-times = int(sys.argv[2])
-victim = {"training": os.getpid(), "courier": 0}[sys.argv[3]]
-owner = import_module(module) if not module.endswith(("Report", "Courier")) else None
-if owner is None:
-    parent, _, kind = module.rpartition(".")
-    owner = getattr(import_module(parent), kind)
-honest = getattr(owner, name)
-calls = []
-def deadly(*args, **options):
-    calls.append(1)
-    if len(calls) == times:
-        os.kill(victim or os.getpid(), signal.SIGKILL)
-    return honest(*args, **options)
-setattr(owner, name, deadly)
-from stages.train import main
-main("mlp")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("place", "times"),
-    [
-        ("lineup.training.checkpoints.write_tensors", 7),  # before a checkpoint's tensors
-        ("lineup.training.checkpoints.write_json", 8),  # between them and progress.json
-        ("lineup.tensors.write_tensors", 1),  # before the outputs
-        ("lineup.files.write_rows", 1),  # between the outputs
-        ("lineup.files.write_json", 1),
-        ("lineup.files.write_json", 2),
-        ("lineup.training.reporting.Report.finish", 1),  # after the outputs
-        ("lineup.tracking.Courier.finish", 1),
-        ("lineup.tracking.registry.log_model", 1),  # while the courier brings MLflow the model
-        ("lineup.tracking.store.create_store", 1),
-        ("lineup.tracking.runs.dataset_entity", 1),
-    ],
-)
-def test_killed_at_an_exact_place_a_training_ends_as_if_nothing_had_happened(
-    place, times, tmp_path, undisturbed
-):
-    project = make_project(tmp_path)
-    died = project.run("python", "-c", KILLED_AT, place, str(times), "training", check=False)
-    assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
-    train(project, tracking="on")
-    assert outputs(project) == outputs(undisturbed)
-    assert_recorded_once(project)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "place", ["registry.log_model", "store.create_store", "runs.dataset_entity"]
-)
-def test_a_courier_killed_at_an_exact_place_costs_neither_the_training_nor_a_point(
-    place, tmp_path, undisturbed
-):
-    project = make_project(tmp_path)
-    trained = project.run("python", "-c", KILLED_AT, f"lineup.tracking{place}", "1", "courier")
-    assert "not in MLflow yet; later: make sync" in trained.stdout
-    assert outputs(project) == outputs(undisturbed)
-    project.run("python", "-m", "stages.sync")
-    assert_recorded_once(project)
-
-
-SPAWNED = """
-from lineup.tracking import courier
-from stages.train import main
-courier.START = "spawn"
-main("mlp")
-"""
-
-
-@pytest.mark.slow
-def test_a_courier_that_is_no_fork_delivers_the_same(tmp_path, undisturbed):
-    project = make_project(tmp_path)
-    project.run("python", "-c", SPAWNED)
-    assert outputs(project) == outputs(undisturbed)
-    assert_recorded_once(project)
-
-
-def assert_recorded_once(project):
-    found, status, versions = points(project)
-    assert Counter(name for name, _, _ in found)["val_loss"] == 12
-    assert Counter(name for name, _, _ in found)["step_loss"] == 12 * 3
-    assert (status, versions) == ("FINISHED", 1)
+    parent = start_below(["--leave"], 1, 600)
+    assert parent.communicate(timeout=LONG)[0] == ""  # returns when the orphan closed its output
 
 
 @pytest.mark.slow
 def test_killing_dvc_alone_ends_its_training_and_the_next_repro_resumes_it(project_factory):
     project = project_factory("killed-dvc")
     project.set(architectures=["mlp"], model="mlp", train__epochs=400, train__log_every=50)
-    module = project.folder / "stages/lib/checkpoints.py"
-    module.write_text(module.read_text().replace("SECONDS_BETWEEN = 6.0", "SECONDS_BETWEEN = 0.2"))
-    command = [sys.executable, "-m", "dvc", "repro", "train@mlp"]
-    with (project.folder / "dvc.log").open("w") as log:
-        dvc = subprocess.Popen(
-            command, cwd=project.folder, env=project.environment, stdout=log, stderr=log
-        )
-    wait_for(lambda: saved_epoch(project) >= 20, dvc)
-    started = [
-        p for p in psutil.Process(dvc.pid).children(recursive=True) if "stages.train" in p.cmdline()
-    ]
-    assert len(started) == 2  # the training and its courier
+    pipeline = project.folder / "dvc.yaml"
+    often = "python tests/programs/train_saving_often.py"
+    pipeline.write_text(project.read("dvc.yaml").replace("python -m stages.train", often))
+    repro = ["-m", "dvc", "repro", "train@mlp"]
+    dvc = start(project, *repro, LINEUP_TRACKING="on")
+    wait_for(lambda: saved_epoch(project) >= 20, LONG)
+    below = psutil.Process(dvc.pid).children(recursive=True)
+    started = [process for process in below if process.name() != "sh"]
+    assert len(started) == 2  # the training and its follower
     dvc.kill()
-    for process in started:
-        wait_for(
-            lambda process=process: (
-                not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-            )
-        )
-    dvc.wait()
-    assert (
-        saved_epoch(project) < 400
-        and not (project.folder / "models/mlp/model.safetensors").exists()
-    )
-    assert "mlp: resumes at epoch" in project.run(*command).stdout
-    assert len((project.folder / "models/mlp/history.csv").read_text().splitlines()) == 401
+    wait_for(lambda: not any(map(is_alive, started)))
+    dvc.communicate()
+    assert saved_epoch(project) < 400 and not (project.folder / "models/mlp").exists()
+    assert "mlp: resumes at epoch" in project.run("python", *repro).stdout
+    assert len(project.read("models/mlp/history.csv").splitlines()) == 401

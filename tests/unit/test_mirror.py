@@ -1,0 +1,154 @@
+"""The mirror: MLflow is made equal to a run's folder, whatever happened to either."""
+
+import math
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from helpers.store import contents, points, runs, use_store
+from mlflow.exceptions import MlflowException
+
+from lineup.files import write_json
+from lineup.tracking.mirror import Mirror, close_abandoned_runs
+from lineup.tracking.run_log import RunLog
+from lineup.tracking.store import client as connect
+
+RUN_ID = "a" * 32
+
+
+@pytest.fixture
+def client(here, monkeypatch):
+    """A new store."""
+    use_store(monkeypatch)
+    return connect()
+
+
+def begin(run_id=RUN_ID, lock="", **changes):
+    """Return the log of a run that has begun."""
+    log = RunLog(run_id)
+    start = {"experiment": "e", "name": "n", "params": {"p": 1}, "datasets": {}}
+    log.begin(start | {"tags": {"lineup.lock": str(lock)} if lock else {}} | changes)
+    return log
+
+
+def mirror(log, client, **options):
+    Mirror(log, client, **options).update()
+    return runs(client, "e").get("n")
+
+
+def test_values_that_are_none_not_finite_or_beyond_mlflows_limits_are_recorded(client):
+    params = {
+        "long": "x" * 20_000,
+        "list": list(range(5000)),
+        "empty": "",
+        "none": None,
+        "ü/k": "ä",
+    }
+    log = begin(params=params | {f"p{number}": number for number in range(250)})
+    log.add_point(1, {"nan": math.nan, "inf": math.inf, "minus": -math.inf, "small": 5e-324})
+    log.set_status("FAILED", "é" * 20_000)
+    run = mirror(log, client)
+    assert run.info.status == "FAILED" and run.data.tags["lineup.error"].startswith("ééé")
+    assert run.data.params["long"] == "x" * 6000 and run.data.params["p249"] == "249"
+    metrics = run.data.metrics
+    assert math.isnan(metrics["nan"]) and metrics["inf"] > 1e300 and metrics["minus"] < -1e300
+
+
+def test_a_mirror_beside_the_training_sends_what_was_added_since(client):
+    log = begin()
+    log.set_status("RUNNING")
+    live = Mirror(log, client, is_live=True)
+    for step in (1, 2, 3):
+        log.add_point(step, {"loss": 1 / step}, at=step)
+        log.add_artifact(Path(__file__), f"step-{step}")
+        live.update()
+        run = runs(client, "e")["n"]
+        sent = [(number, number, 1 / number) for number in range(1, step + 1)]
+        assert points(client, run, "loss") == sent
+        assert len(client.list_artifacts(run.info.run_id)) == step
+        assert run.info.status == "RUNNING"
+    log.set_status("FINISHED")
+    live.update()
+    run = runs(client, "e")["n"]
+    assert (run.info.status, run.info.end_time) == ("FINISHED", log.status["time"])
+
+
+def test_ten_thousand_points_are_sent_once(client):
+    log = begin()
+    lines = [
+        f'{{"time": {step}, "step": {step}, "values": {{"loss": 1}}}}\n' for step in range(10_000)
+    ]
+    log.points_file.write_text("".join(lines))
+    log.set_status("FINISHED")
+    run = mirror(log, client)
+    assert len(points(client, run, "loss")) == 10_000
+    before = contents(client, "e")
+    start = time.monotonic()
+    mirror(log, client)
+    assert time.monotonic() - start < 1  # seconds; sending them again takes 7 to 10
+    assert contents(client, "e") == before
+
+
+def test_a_changed_artifact_is_sent_again_and_an_equal_one_is_not(client):
+    log = begin()
+    for text in ("one", "two"):
+        (log.artifacts / "a").parent.mkdir(exist_ok=True)
+        (log.artifacts / "a").write_text(text)
+        run = mirror(log, client)
+        path = Path(client.download_artifacts(run.info.run_id, "a"))
+        assert path.read_text() == text
+    changed = path.stat().st_mtime_ns
+    mirror(log, client)
+    assert path.stat().st_mtime_ns == changed
+
+
+def test_a_changed_param_raises(client):
+    log = begin()
+    mirror(log, client)
+    write_json(log.start_file, log.start | {"params": {"p": 2}})
+    with pytest.raises(MlflowException, match="param"):
+        mirror(log, client)
+
+
+def test_a_run_whose_training_died_is_killed_and_one_that_goes_on_is_running_again(
+    client, tmp_path
+):
+    lock = FileLock(tmp_path / "lock")
+    log = begin(lock=tmp_path / "lock")
+    log.set_status("RUNNING")
+    with lock:
+        assert mirror(log, client).info.status == "RUNNING"
+    killed = mirror(log, client)
+    assert killed.info.status == "KILLED"
+    assert mirror(log, client).info.end_time == killed.info.end_time
+    with lock:
+        assert mirror(log, client, is_live=True).info.status == "RUNNING"
+        log.set_status("FINISHED")
+        assert mirror(log, client, is_live=True).info.end_time == log.status["time"]
+
+
+def test_the_error_of_a_failed_run_goes_when_the_same_run_succeeds(client):
+    log = begin()
+    log.set_status("FAILED", "no memory")
+    assert mirror(log, client).data.tags["lineup.error"] == "no memory"
+    log.set_status("FINISHED")
+    run = mirror(log, client)
+    assert "lineup.error" not in run.data.tags and run.info.status == "FINISHED"
+
+
+def test_runs_of_dead_trainings_are_closed_and_others_left_alone(client, tmp_path):
+    experiment = client.create_experiment("load")
+    host = socket.gethostname()
+
+    def start(host, lock):
+        tags = {"host": host, "lineup.lock": str(lock)} if host else {}
+        return client.create_run(experiment, tags=tags).info.run_id
+
+    dead = [start(host, tmp_path / f"dead-{number}.lock") for number in range(3)]
+    living = [start(host, tmp_path / "alive"), start("else", tmp_path / "x"), start("", "")]
+    with FileLock(tmp_path / "alive"):
+        close_abandoned_runs(client, host)
+    assert {client.get_run(run).info.status for run in dead} == {"KILLED"}
+    assert {client.get_run(run).info.status for run in living} == {"RUNNING"}

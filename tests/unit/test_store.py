@@ -1,0 +1,111 @@
+"""The tracking store: where it is, how it is opened, and what is asked of its tables directly."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from helpers.project import ROOT, Project
+from helpers.store import use_store
+
+from lineup.errors import UserError
+from lineup.tracking import location, sqlite_tables
+from lineup.tracking.store import StoreError
+from lineup.tracking.store import client as connect
+
+
+@pytest.fixture(autouse=True)
+def default_store(here, monkeypatch):
+    use_store(monkeypatch)
+
+
+def ask(query, path="mlflow.db"):
+    with closing(sqlite3.connect(path)) as database, database:
+        return database.execute(query).fetchall()
+
+
+def test_the_columns_that_are_asked_directly_exist_in_mlflows_schema():
+    connect()
+    wanted = {
+        "experiments": {"experiment_id", "artifact_location"},
+        "runs": {"artifact_uri"},
+        "logged_models": {"model_id", "artifact_location"},
+        "model_versions": {"name", "version", "storage_location"},
+        "registered_model_aliases": {"name", "alias", "version"},
+    }
+    assert set(sqlite_tables.LOCATION_COLUMNS) < set(wanted)
+    for table, columns in wanted.items():
+        found = {row[1] for row in ask(f"PRAGMA table_info({table})")}
+        assert columns <= found, (
+            f"MLflow changed its table {table}: see lineup/tracking/sqlite_tables.py"
+        )
+
+
+@pytest.mark.parametrize("uri", ["", "sqlite:///mlflow.db", "sqlite:///mlflow.db?timeout=30"])
+def test_a_relative_address_is_the_repositorys_own_store_from_everywhere(
+    uri, monkeypatch, tmp_path
+):
+    use_store(monkeypatch, uri, registry=uri)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # as in the temporary workspace of an experiment
+    connect().create_experiment("here")
+    assert not list(Path().iterdir())
+    assert ("here",) in ask("SELECT name FROM experiments", tmp_path / "mlflow.db")
+    assert location.artifact_root() == tmp_path / "mlartifacts"
+    assert location.store_key() == "mlflow.db"
+
+
+@pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "file:mlruns", "./mlruns", "/tmp/mlruns"])
+@pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"])
+def test_file_stores_are_refused_in_one_sentence_that_names_variable_and_way_out(
+    uri, variable, monkeypatch
+):
+    use_store(monkeypatch, **{"uri" if "TRACKING" in variable else "registry": uri})
+    hint = f"unset {variable}, or name a server or sqlite:///mlflow.db"
+    with pytest.raises(UserError) as error:
+        connect()
+    assert str(error.value) == f"{variable}={uri}: MLflow has no file stores any more; {hint}"
+
+
+def test_sync_ends_with_a_non_zero_code_where_the_store_is_refused(tmp_path):
+    shutil.copytree(ROOT / "stages", "stages")
+    shutil.copytree(ROOT / "lineup", "lineup")
+    shutil.copy(ROOT / "params.yaml", ".")
+    result = Project(tmp_path).run(
+        "python", "-m", "stages.sync", check=False, MLFLOW_TRACKING_URI="file:mlruns"
+    )
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: MLFLOW_TRACKING_URI=file:mlruns: MLflow has no file")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_store_of_an_older_mlflow_says_how_to_upgrade_it(tmp_path, monkeypatch):
+    connect()
+    older = tmp_path / "older.db"
+    ask(f"VACUUM INTO '{older}'")
+    ask("UPDATE alembic_version SET version_num = '0584bdc529eb'", older)
+    use_store(monkeypatch, f"sqlite:///{older}")
+    with pytest.raises(StoreError, match=f"keep a copy, then run: mlflow db upgrade .*{older}"):
+        connect()
+
+
+def test_a_new_store_takes_nothing_from_the_log_that_a_deleted_one_left():
+    connect().create_experiment("old")
+    assert Path("mlflow.db-wal").stat().st_size  # as a kill leaves it
+    Path("mlflow.db").unlink()
+    connect()
+    assert ask("SELECT name FROM experiments") == [("Default",)]
+    assert ask("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_store_whose_artifacts_are_elsewhere_on_purpose_is_left_as_it_is(tmp_path):
+    connect()
+    elsewhere = tmp_path / "disk" / "mlartifacts"
+    elsewhere.mkdir(parents=True)
+    ask(f"UPDATE experiments SET artifact_location = '{elsewhere}/0'")
+    sqlite_tables.relocate(tmp_path / "mlflow.db")
+    assert ask("SELECT artifact_location FROM experiments") == [(f"{elsewhere}/0",)]
+    elsewhere.rmdir()  # the store was moved here from there
+    sqlite_tables.relocate(tmp_path / "mlflow.db")
+    assert ask("SELECT artifact_location FROM experiments") == [(f"{tmp_path}/mlartifacts/0",)]
