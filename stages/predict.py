@@ -60,7 +60,7 @@ def main(
         printer = print_json if as_json else print_csv if as_csv else print_table
         printer(answers, top_k)
     if explain and answers:
-        from lineup.evaluation.plots import draw_classifications
+        from lineup.evaluation.image_plots import draw_classifications
 
         drawn = [(answer.name, answer.image, answer.probabilities) for answer in answers]
         draw_classifications(drawn[:MAX_DRAWN], classifier.classes, explain)

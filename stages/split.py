@@ -20,7 +20,8 @@ def main() -> None:
 
     from lineup.data.dataset import Dataset, load
     from lineup.data.splitting import channel_statistics, stratified_split
-    from lineup.evaluation import plots
+    from lineup.evaluation.image_plots import draw_samples
+    from lineup.evaluation.plots import draw_table
     from lineup.tensors import write_tensors
 
     dataset = Dataset.read()
@@ -40,11 +41,11 @@ def main() -> None:
             name: inputs[train][targets[train] == label][:SAMPLES_PER_CLASS]
             for label, name in enumerate(dataset.classes)
         }
-        plots.draw_samples(samples, SAMPLES)
+        draw_samples(samples, SAMPLES)
     else:
         train = validation = torch.arange(len(inputs))  # in-sample: every row is in both
         mean, std = torch.zeros(1), torch.ones(1)
-        plots.draw_table(inputs, targets, [*dataset.inputs, *dataset.classes], SAMPLES)
+        draw_table(inputs, targets, [*dataset.inputs, *dataset.classes], SAMPLES)
 
     tensors = {"train": train, "validation": validation.clone(), "mean": mean, "std": std}
     write_tensors(INDICES, tensors)

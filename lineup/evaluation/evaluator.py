@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lineup.data.dataset import Dataset, Split, load
 from lineup.errors import UserError
-from lineup.evaluation import metrics, plots
+from lineup.evaluation import image_plots, metrics, plots
 from lineup.evaluation.activations import record_activations
 from lineup.files import write_json, write_text
 from lineup.params import Evaluate
@@ -152,9 +152,9 @@ def _bright_examples(inputs: Tensor) -> np.ndarray:
 def draw_model(name: str, model: Deployable, inputs: Tensor) -> None:
     """Draw what the first layer looks for, and what every layer makes of the first input."""
     weight = next(weight for weight in model.network.parameters() if weight.ndim > 1)
-    plots.draw_filters(weight, model.info.shape, PLOTS / name / "filters.png")
+    image_plots.draw_filters(weight, model.info.shape, PLOTS / name / "filters.png")
     activations = record_activations(model, inputs[:1])
-    plots.draw_activations(inputs[0], activations, PLOTS / name / "activations.png")
+    image_plots.draw_activations(inputs[0], activations, PLOTS / name / "activations.png")
 
 
 def explain_classes(
@@ -170,7 +170,7 @@ def explain_classes(
     bins = metrics.calibration(outputs, labels)
     errors = worst_errors(outputs, images, labels, classes, settings.mistakes)
     plots.draw_confusion(matrix, classes, folder / "confusion.png")
-    plots.draw_errors(errors, len(images), folder / "errors.png")
+    image_plots.draw_errors(errors, len(images), folder / "errors.png")
     plots.draw_per_class(per_class, folder / "per_class.png")
     error = metrics.calibration_error(bins)
     plots.draw_calibration(bins, error, folder / "calibration.png")

@@ -14,7 +14,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lineup.data.dataset import Dataset
-from lineup.evaluation import plots
+from lineup.evaluation import image_plots, plots
 from lineup.evaluation.comparisons import mcnemar, readable_p
 from lineup.files import write_json, write_text
 from lineup.paths import EVALUATION, HISTORY, MODELS, PLOTS
@@ -143,7 +143,7 @@ def draw_disagreements(
     answers = {
         name: [classes[predicted[i]] for i in chosen] for name, predicted in predictions.items()
     }
-    plots.draw_disagreements(
+    image_plots.draw_disagreements(
         [images[i] for i in chosen],
         [classes[labels[i]] for i in chosen],
         answers,

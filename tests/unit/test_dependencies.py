@@ -67,7 +67,7 @@ def imported_modules(path: Path) -> set[Path]:
 def shaping_modules(path: Path, seen: set[Path] | None = None) -> set[Path]:
     """Return the file and every module it imports, directly or not; reporting modules stay out."""
     seen = set() if seen is None else seen
-    reports = REPORTING & {path.stem, path.parent.name} or path.stem.startswith("plots")
+    reports = REPORTING & {path.stem, path.parent.name} or "plot" in path.stem
     if path not in seen and not reports:
         seen.add(path)
         for module in imported_modules(path):
