@@ -5,6 +5,7 @@ import os
 from lineup.cli import run
 from lineup.files import sha256, write_json, write_text
 from lineup.paths import DATASET_JSON, FILES_CSV, RAW, raw
+from lineup.task import Task
 
 
 def main() -> None:
@@ -24,14 +25,16 @@ def main() -> None:
 
     for split, (inputs, targets) in {"train": source.train, "test": source.test}.items():
         write_tensors(raw(split), {task.inputs: inputs, task.targets: targets})
+    digests = {split: sha256(raw(split)) for split in ("train", "test")}
+    preprocessing = source.preprocessing.to_json() if source.preprocessing else None
     dataset = Dataset(
         name=params.dataset,
         task=task,
         classes=source.classes,
         shape=list(source.train[0].shape[1:]),
-        digests={split: sha256(raw(split)) for split in ("train", "test")},
+        digests=digests,
         inputs=source.inputs,
-        preprocessing=source.preprocessing.to_json() if source.preprocessing else None,
+        preprocessing=preprocessing,
         shared_files=source.shared_files,
     )
     write_json(DATASET_JSON, dataset.to_json())
@@ -40,7 +43,7 @@ def main() -> None:
 
     shape = " × ".join(map(str, dataset.shape))
     counts = f"{len(source.train[0]):,} training and {len(source.test[0]):,} test {task.inputs}"
-    kind = "classes" if source.preprocessing else "targets"
+    kind = "classes" if task is Task.CLASSIFICATION else "targets"
     print(f"{dataset.name}: {counts} of {shape}, {len(source.classes)} {kind} → {RAW}/")
     if "DVC_STAGE" not in os.environ:
         print("Next: dvc repro")

@@ -46,11 +46,9 @@ def hold_out(
 
 def count_shared(paths: Sequence[Path], originals: Tensor, train_count: int, allowed: bool) -> int:
     """Return how many files of test/ are also in train/; UserError names them unless `allowed`."""
-    pairs = [
-        f"{paths[index]} = {paths[originals[index]]}"
-        for index in range(train_count, len(paths))
-        if originals[index] < train_count
-    ]
+    in_test = range(train_count, len(paths))
+    shared = [index for index in in_test if originals[index] < train_count]
+    pairs = [f"{paths[index]} = {paths[originals[index]]}" for index in shared]
     if pairs and not allowed:
         raise UserError(
             f"{len(pairs)} files of test/ are also in train/, byte for byte, so that the test "

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
 
 from lineup.errors import UserError, nearest
 from lineup.params import Count, Section, Seed, describe_errors
@@ -14,7 +15,7 @@ from lineup.params import Count, Section, Seed, describe_errors
 
 def _bare_name(name: str) -> str:
     if name in ("", ".", "..") or set(name) & set("/\\:"):
-        raise ValueError("must be the name of a file, without a folder")
+        raise PydanticCustomError("file_name", "must be the name of a file, without a folder")
     return name
 
 

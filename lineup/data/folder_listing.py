@@ -34,9 +34,7 @@ class Listing:
 
     pictures: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)  # visible files that are no pictures
-    ignored: list[Path] = field(
-        default_factory=list
-    )  # hidden, or left behind by systems and servers
+    ignored: list[Path] = field(default_factory=list)  # hidden, or left behind by systems
 
     @property
     def files(self) -> list[Path]:
@@ -104,7 +102,10 @@ def _check_link(path: Path, target: Path, own: Path, root: Path) -> None:
 
 def _add_file(path: Path, listing: Listing) -> None:
     has_picture_name = path.suffix.lower() in Image.registered_extensions()
-    (listing.pictures if has_picture_name or is_picture(path) else listing.others).append(path)
+    if has_picture_name or is_picture(path):
+        listing.pictures.append(path)
+    else:
+        listing.others.append(path)
 
 
 def sub_folders(folder: Path) -> list[Path]:
@@ -117,9 +118,8 @@ def visible(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.iterdir() if not _is_ignored(path))
     for path in found:
         if not _is_utf8(path.name):
-            raise UserError(
-                f"{path.parent} holds a name that is not UTF-8, {path.name!r}; rename it"
-            )
+            name = repr(path.name)
+            raise UserError(f"{folder} holds a name that is not UTF-8, {name}; rename it")
     return found
 
 
@@ -141,17 +141,19 @@ def _is_utf8(name: str) -> bool:
 
 def class_of(path: Path, folder: Path, classes: Iterable[str]) -> str | None:
     """Return the class that the folders between `folder` and a picture name, or None."""
-    names = [unicodedata.normalize("NFC", name) for name in path.relative_to(folder).parent.parts]
-    return next((name for name in names if name in set(classes)), None)
+    known = set(classes)
+    folders = path.relative_to(folder).parent.parts
+    names = [unicodedata.normalize("NFC", name) for name in folders]
+    return next((name for name in names if name in known), None)
 
 
 def describe_left_out(listing: Listing) -> str:
     """Return one line that counts what is no part of the set; an empty text where that is all."""
-    parts = []
+    counts = []
     if listing.ignored:
         names = sorted({path.name for path in listing.ignored})
-        parts.append(f"{len(listing.ignored)} hidden or made by systems ({listed(names, most=4)})")
+        counts.append(f"{len(listing.ignored)} hidden or made by systems ({listed(names, most=4)})")
     if listing.others:
         names = [path.name for path in listing.others]
-        parts.append(f"{len(listing.others)} other files ({listed(names, most=4)})")
-    return f"left out: {', '.join(parts)}" if parts else ""
+        counts.append(f"{len(listing.others)} other files ({listed(names, most=4)})")
+    return f"left out: {', '.join(counts)}" if counts else ""

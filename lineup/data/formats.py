@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -82,49 +82,46 @@ def read_table(folder: Path, settings: Table) -> tuple[Pair, list[str], list[str
     if not path.is_file():
         yaml_file = folder / "dataset.yaml"
         raise UserError(f"{path} is missing, the table that {yaml_file} names")
-    table = _read_cells(path)
-    header = list(table.columns)
+    header, *rows = _read_cells(path)
+    if len(set(header)) < len(header):
+        raise UserError(f"{path} names a column twice; rename one")
     for target in settings.targets:
         if target not in header:
             raise UserError(f"{path} has no column '{target}'; {nearest(target, header)}")
     inputs = [name for name in header if name not in settings.targets]
-    if not inputs or table.empty:
+    if not inputs or not rows:
         raise UserError(f"{path} needs at least one row, and a column that is no target")
-    numbers = {name: _parse_column(table[name], path) for name in header}
-    pair = tuple(
-        torch.stack([numbers[name] for name in names], dim=1)
-        for names in (inputs, settings.targets)
+    values = torch.tensor(
+        [_parse_row(f"{path}, row {number}", row, header) for number, row in enumerate(rows, 2)]
     )
+    input_columns = [header.index(name) for name in inputs]
+    target_columns = [header.index(name) for name in settings.targets]
+    pair = values[:, input_columns], values[:, target_columns]
     return pair, inputs, settings.targets
 
 
-def _read_cells(path: Path) -> pd.DataFrame:
-    """Return the cells of a CSV file as text; UserError where rows or names do not fit."""
+def _read_cells(path: Path) -> list[list[str]]:
+    """Return the rows of a CSV file, the header first, without empty lines."""
     try:
-        rows = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
     except UnicodeDecodeError:
         raise UserError(f"{path} {NOT_UTF8}") from None
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
-    except pd.errors.ParserError as error:
-        raise UserError(f"{path}: {str(error).strip()}") from None
-    header = rows.iloc[0].tolist()
-    if len(set(header)) < len(header):
-        raise UserError(f"{path} names a column twice; rename one")
-    return pd.DataFrame(rows.values[1:], columns=header)
+    return rows or [[]]
 
 
-def _parse_column(cells: pd.Series, path: Path) -> Tensor:
-    """Return a column's numbers, float32 (N,); UserError that names the cell."""
-    numbers = pd.to_numeric(cells, errors="coerce").astype(float)
-    values = torch.tensor(numbers.to_numpy()).float()
-    bad = ~values.isfinite()
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        cell = cells.iloc[row]
-        is_infinite = str(cell).strip().lower().lstrip("+-") in ("inf", "infinity", "nan")
-        problem = "is not finite" if is_infinite or pd.notna(numbers.iloc[row]) else "is no number"
-        raise UserError(f"{path}, row {row + 2}: {cells.name} = '{cell}' {problem}")
-    return values
+def _parse_row(place: str, cells: list[str], header: list[str]) -> list[float]:
+    if len(cells) != len(header):
+        raise UserError(f"{place}: {len(cells)} cells under {len(header)} columns")
+    named = zip(header, cells, strict=True)
+    return [_parse_cell(f"{place}: {name}", cell) for name, cell in named]
+
+
+def _parse_cell(place: str, cell: str) -> float:
+    try:
+        number = float(cell)
+    except ValueError:
+        raise UserError(f"{place} = '{cell}' is no number") from None
+    if not torch.tensor(number).isfinite():
+        raise UserError(f"{place} = '{cell}' is not finite")
+    return number

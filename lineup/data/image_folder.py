@@ -51,7 +51,7 @@ class ImageFolder:
 def read_folder(folder: Path, data: Data) -> ImageFolder:
     """Return the folder as tensors; UserError names what is wrong with it.
 
-    Where there is no test/, the part `data.test` of each class is held out with a fixed seed.
+    Where there is no test/, the fraction `data.test` of each class is held out with a fixed seed.
     """
     roots = find_splits(folder)
     classes = list(find_classes(roots[0]))

@@ -15,9 +15,9 @@ from PIL import Image, ImageOps
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 80_000_000  # what claims more is an error or a decompression bomb
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-warnings.filterwarnings(
-    "ignore", category=Image.DecompressionBombWarning
-)  # we refuse what Pillow warns of
+
+# we refuse what Pillow warns of
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class UnreadablePictureError(ValueError):
@@ -75,9 +75,8 @@ def read_picture(
             image.draft(None, (enough, enough))
         picture = to_eight_bits(ImageOps.exif_transpose(image), channels, largest)
         if is_deep_colour and not np.asarray(image).any():
-            raise UnreadablePictureError(
-                "16-bit colour whose values are all below 256: save it with 8 bits"
-            )
+            problem = "16-bit colour whose values are all below 256"
+            raise UnreadablePictureError(f"{problem}: save it with 8 bits")
         return picture
 
 
@@ -89,16 +88,14 @@ def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
     try:
         with Image.open(source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UnreadablePictureError(
-                    f"more than {MAX_PIXELS:,} pixels ({image.width} × {image.height})"
-                )
+                size = f"{image.width} × {image.height}"
+                raise UnreadablePictureError(f"more than {MAX_PIXELS:,} pixels ({size})")
             yield image
     except UnreadablePictureError:
         raise
     except Image.UnidentifiedImageError:
-        raise UnreadablePictureError(
-            "not an image that we read (PNG, JPEG, GIF, BMP, TIFF, WebP, PPM)"
-        ) from None
+        formats = "PNG, JPEG, GIF, BMP, TIFF, WebP, PPM"
+        raise UnreadablePictureError(f"not an image that we read ({formats})") from None
     except Image.DecompressionBombError:
         raise UnreadablePictureError(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # a decoder may stumble over damaged bytes in any way
@@ -122,7 +119,6 @@ def _scale_down(deep: np.ndarray, largest: int) -> Image.Image:
     if deep.min() < 0 or deep.max() > 65535:
         raise UnreadablePictureError("32-bit pixels: save it with 8 or 16 bits")
     if deep.max() > largest:
-        raise UnreadablePictureError(
-            f"values up to {deep.max():,}, and the pictures of the training end at {largest:,}"
-        )
+        limit = f"the pictures of the training end at {largest:,}"
+        raise UnreadablePictureError(f"values up to {deep.max():,}, and {limit}")
     return Image.fromarray((deep * 255 // largest).astype(np.uint8))

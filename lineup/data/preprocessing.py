@@ -17,9 +17,7 @@ from PIL import Image, ImageOps
 
 from lineup.data.image_io import read_picture, to_eight_bits
 
-BACKGROUND_RANGE = (
-    0.2  # of the range from background to brightest pixel: still background in a photo
-)
+BACKGROUND_RANGE = 0.2  # of the way to the brightest pixel: still background in a photo
 MIN_CONTRAST = 32  # grey levels; what stands out less from the background is nothing
 
 
@@ -28,9 +26,7 @@ class Framing:
     """What all pictures of a set have in common because somebody made them so."""
 
     background: Literal["dark", "light"]
-    content: int | None = (
-        None  # pixels of the longer side of what is shown, centred by mass; None: not centred
-    )
+    content: int | None = None  # pixels of its longer side, centred by mass; None: not centred
 
 
 @dataclass(frozen=True)
@@ -63,33 +59,27 @@ class Preprocessing:
             enough = None if self.framing else 2 * max(self.size)
             image = read_picture(picture, self.channels, self.largest, enough)
         height, width = self.size
-        if image.size != (width, height):
-            image = (
-                frame(image, self.size, self.framing)
-                if self.framing
-                else letterbox(image, self.size)
-            )
-        return _to_array(image)
+        if image.size == (width, height):
+            return _to_array(image)
+        if self.framing:
+            return _to_array(frame(image, self.size, self.framing))
+        return _to_array(letterbox(image, self.size))
 
 
 def letterbox(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Scale the image into `size` (height, width), on a ground of its border's median colour."""
     height, width = size
-    colour = np.median(_border(np.asarray(image)), axis=0).astype(int).tolist()
     scale = min(height / image.height, width / image.width)
-    scaled = image.resize(
-        [max(1, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR
-    )
-    ground = Image.new(
-        image.mode, (width, height), tuple(colour) if isinstance(colour, list) else colour
-    )
+    scaled = _scale(image, scale, Image.Resampling.BILINEAR)
+    colour = np.median(_border(np.asarray(image)), axis=0).astype(int)
+    ground = Image.new(image.mode, (width, height), tuple(np.atleast_1d(colour).tolist()))
     ground.paste(scaled, ((width - scaled.width) // 2, (height - scaled.height) // 2))
     return ground
 
 
 def frame(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
     """Return a grey picture inverted, cropped, scaled and centred as the set declares."""
-    background = _tone(float(np.median(_border(np.asarray(image)))))
+    background = _background(image)
     if background not in (framing.background, None):
         image = ImageOps.invert(image)
     if framing.content is None:
@@ -100,47 +90,57 @@ def frame(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.
 def centre(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
     """Crop what a grey image shows, scale it to framing.content, put its mass at the centre."""
     is_light = framing.background == "light"
-    pixels = np.asarray(ImageOps.invert(image) if is_light else image).astype(np.float32)
-    pixels -= np.median(_border(pixels))
-    if pixels.max() < MIN_CONTRAST:
-        return letterbox(image, size)
-    pixels = (
-        np.clip(pixels / pixels.max() - BACKGROUND_RANGE, 0, None) / (1 - BACKGROUND_RANGE) * 255
-    )
-    shown = Image.fromarray(pixels.round().astype(np.uint8)).crop(_bounding_box(pixels >= 1))
-    scale = framing.content / max(shown.size)
-    shown = shown.resize(
-        [max(1, round(side * scale)) for side in shown.size], Image.Resampling.LANCZOS
-    )
-    if not np.asarray(shown).any():  # specks that scaling made vanish
+    shown = _cut_out(ImageOps.invert(image) if is_light else image, framing.content)
+    if shown is None:
         return letterbox(image, size)
     height, width = size
-    row, column = (
-        np.round(np.array([height / 2, width / 2]) - _mass_centre(np.asarray(shown)))
-        .astype(int)
-        .tolist()
-    )
+    offset = np.array([height / 2, width / 2]) - _mass_centre(np.asarray(shown))
+    row, column = np.round(offset).astype(int).tolist()
     ground = Image.new("L", (width, height))
     ground.paste(shown, (column, row))
     return ImageOps.invert(ground) if is_light else ground
 
 
-def _tone(level: float) -> str | None:
-    """Name a grey level 0…255, unless it is in between."""
-    return "dark" if level < 64 else "light" if level > 191 else None
+def _cut_out(image: Image.Image, content: int) -> Image.Image | None:
+    """Return what is brighter than the border, its longer side scaled to `content`, if any is."""
+    pixels = np.asarray(image).astype(np.float32)
+    pixels -= np.median(_border(pixels))
+    if pixels.max() < MIN_CONTRAST:
+        return None
+    above = np.clip(pixels / pixels.max() - BACKGROUND_RANGE, 0, None)
+    pixels = above / (1 - BACKGROUND_RANGE) * 255
+    whole = Image.fromarray(pixels.round().astype(np.uint8))
+    shown = whole.crop(_bounding_box(pixels >= 1))
+    scaled = _scale(shown, content / max(shown.size), Image.Resampling.LANCZOS)
+    return scaled if np.asarray(scaled).any() else None  # specks may vanish
+
+
+def _scale(image: Image.Image, scale: float, resampling: Image.Resampling) -> Image.Image:
+    return image.resize([max(1, round(side * scale)) for side in image.size], resampling)
+
+
+def _background(image: Image.Image) -> str | None:
+    """Return what a grey picture's border is, dark or light; None if it is in between."""
+    level = np.median(_border(np.asarray(image)))
+    if level < 64:
+        return "dark"
+    return "light" if level > 191 else None
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Return left, top, right, bottom of the true pixels of (H, W), the latter two exclusive."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    rows = np.flatnonzero(mask.any(axis=1)).tolist()
+    columns = np.flatnonzero(mask.any(axis=0)).tolist()
+    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
 def _mass_centre(image: np.ndarray) -> np.ndarray:
     """Return the row and column of the centre of mass of an image (H, W)."""
     weights = image.astype(np.float64)
-    sums = [weights.sum(axis=1 - axis) @ np.arange(image.shape[axis]) for axis in (0, 1)]
-    return np.array(sums) / weights.sum()
+    height, width = weights.shape
+    row = weights.sum(axis=1) @ np.arange(height)
+    column = weights.sum(axis=0) @ np.arange(width)
+    return np.array([row, column]) / weights.sum()
 
 
 def _border(pixels: np.ndarray) -> np.ndarray:
