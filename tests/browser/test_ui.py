@@ -1,17 +1,13 @@
 """What a person finds in the real `mlflow ui` after a real repro, seen through a real browser."""
 
-import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from contextlib import suppress
 
 import pytest
+from helpers.servers import Server
+from helpers.waiting import wait_for
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [
@@ -49,87 +45,55 @@ class Page:
             return self.browser.find_element("tag name", "body").text
         return ""
 
-    def wait_for(self, *words, seconds=120):
-        """Wait until the page shows every one of `words`."""
-        deadline = time.monotonic() + seconds
-        while missing := [word for word in words if word not in self.text()]:
-            assert time.monotonic() < deadline, f"{missing} not in:\n{self.text()}"
-            time.sleep(0.5)
-        return self.text()
+    def wait_for(self, *words):
+        """Wait until the page shows every one of `words`; return its text."""
 
-    def wait_until(self, condition, seconds=120):
-        deadline = time.monotonic() + seconds
-        while True:
-            with suppress(Exception):
-                if found := condition():
-                    return found
-            assert time.monotonic() < deadline, self.text()
-            time.sleep(0.5)
+        def text():
+            found = self.text()
+            missing = [word for word in words if word not in found]
+            assert not missing, f"{missing} not in:\n{found}"
+            return found
 
+        return wait_for(text, 120)
 
-@pytest.fixture(scope="module")
-def project(project_factory):
-    project = project_factory("ui")
-    project.run("dvc", "repro")
-    return project
+    def find(self, kind, what):
+        return self.browser.find_elements(kind, what)
+
+    def click(self, name):
+        """Click on a text as soon as it can be clicked."""
+        by_text = f"//*[text()='{name}']"
+        wait_for(lambda: [item.click() or True for item in self.find("xpath", by_text)], 120)
 
 
 @pytest.fixture(scope="module")
-def page(project, tmp_path_factory):
+def page(finished, tmp_path_factory):
     from selenium import webdriver
 
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    with (project.folder / "ui.log").open("wb") as log:
-        server = subprocess.Popen(
-            command,
-            cwd=project.folder,
-            env=project.environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    browser = None
+    folder = tmp_path_factory.mktemp("ui")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(flag)
+    server = Server(folder, "ui", "--workers", "1", cwd=finished.folder)
     try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            time.sleep(0.3)
-        options = webdriver.ChromeOptions()
-        options.binary_location = BROWSER
-        for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-            options.add_argument(flag)
+        server.start(finished.environment)
         browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-        yield Page(browser, f"http://127.0.0.1:{port}")
-    finally:
-        if browser:
+        try:
+            yield Page(browser, server.address)
+        finally:
             browser.quit()
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+    finally:
+        server.stop(signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
-def experiment(project):
-    return project.client().get_experiment_by_name("digits").experiment_id
+def experiment(finished):
+    return finished.client().get_experiment_by_name("digits").experiment_id
 
 
 @pytest.fixture(scope="module")
-def version(project):
-    return project.client().get_model_version_by_alias("digits", "champion")
+def version(finished):
+    return finished.client().get_model_version_by_alias("digits", "champion")
 
 
 def test_a_person_finds_the_experiment(page):
@@ -145,11 +109,8 @@ def test_a_person_finds_the_runs_with_dataset_and_model(page, experiment):
 def test_a_person_finds_learning_curves(page, experiment, version):
     page.open(f"experiments/{experiment}/runs/{version.run_id}/model-metrics")
     page.wait_for("learning_rate", "step_accuracy")
-    page.wait_until(
-        lambda: page.browser.find_elements(
-            "css selector", ".js-plotly-plot .scatterlayer path.js-line"
-        )
-    )
+    line = ".js-plotly-plot .scatterlayer path.js-line"
+    wait_for(lambda: page.find("css selector", line), 120)
 
 
 def test_a_person_finds_params_tags_and_datasets_of_a_run(page, experiment, version):
@@ -159,22 +120,14 @@ def test_a_person_finds_params_tags_and_datasets_of_a_run(page, experiment, vers
 
 def test_a_person_finds_pictures(page, experiment, version):
     page.open(f"experiments/{experiment}/runs/{version.run_id}/artifacts")
-    page.wait_for("plots")
+    page.click("plots")
+    page.click("confusion.png")
 
-    def click(name):
-        return lambda: [
-            item.click() or True
-            for item in page.browser.find_elements("xpath", f"//*[text()='{name}']")
-        ]
+    def is_drawn():
+        images = page.find("tag name", "img")
+        return any(int(image.get_property("naturalWidth")) > 300 for image in images)
 
-    page.wait_until(click("plots"))
-    page.wait_until(click("confusion.png"))
-
-    def picture():
-        images = page.browser.find_elements("tag name", "img")
-        return [image for image in images if int(image.get_property("naturalWidth")) > 300]
-
-    page.wait_until(picture)
+    wait_for(is_drawn, 120)
 
 
 def test_a_person_finds_the_registered_model_its_versions_and_aliases(page):

@@ -22,9 +22,9 @@ def free_port() -> int:
 class Server:
     """An `mlflow` command that serves HTTP, in a process group of its own."""
 
-    def __init__(self, folder, *command, health="/health"):
-        self.port = free_port()
-        self.address, self.folder = f"http://127.0.0.1:{self.port}", folder
+    def __init__(self, folder, *command, health="/health", cwd=None):
+        self.port, self.folder, self.cwd = free_port(), folder, cwd or folder
+        self.address = f"http://127.0.0.1:{self.port}"
         place = ["--host", "127.0.0.1", "--port", str(self.port)]
         self.command = [sys.executable, "-m", "mlflow", *command, *place]
         self.health, self.process = f"{self.address}{health}", None
@@ -35,7 +35,7 @@ class Server:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
-                cwd=self.folder,
+                cwd=self.cwd,
                 env=environment,
                 stdout=log,
                 stderr=log,

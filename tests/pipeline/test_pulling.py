@@ -1,17 +1,15 @@
 """A registered and an exported model in the hands of strangers: other processes and tools."""
 
-import contextlib
 import json
 import shutil
-import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 
 import numpy as np
 import pytest
 from helpers.project import ROOT
+from helpers.servers import Server
 from safetensors.numpy import load_file
 
 from lineup.files import sha256
@@ -20,94 +18,63 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def project(project_factory):
-    project = project_factory("pulling")
-    project.run("dvc", "repro")
-    return project
+def settings(finished):
+    return {"MLFLOW_TRACKING_URI": f"sqlite:///{finished.folder / 'mlflow.db'}"}
 
 
 @pytest.fixture(scope="module")
-def settings(project):
-    return {"MLFLOW_TRACKING_URI": f"sqlite:///{project.folder / 'mlflow.db'}"}
+def images(finished):
+    return load_file(finished.folder / "data/raw/test.safetensors")["images"]
 
 
 @pytest.fixture(scope="module")
-def images(project):
-    return load_file(project.folder / "data/raw/test.safetensors")["images"]
-
-
-@pytest.fixture(scope="module")
-def expected(project):
+def expected(finished):
     """The probabilities that evaluate found for the champion, float32 (N, K)."""
-    return load_file(project.folder / "evaluation/mlp/predictions.safetensors")["probabilities"]
+    return load_file(finished.folder / "evaluation/mlp/predictions.safetensors")["probabilities"]
 
 
 def test_mlflow_loads_the_champion_without_torch_and_without_this_code(
-    project, settings, images, expected, tmp_path
+    finished, settings, images, expected, tmp_path
 ):
     np.save(tmp_path / "images.npy", images)
     program = str(ROOT / "tests/programs/pull_champion.py")
-    done = project.run("python", "-I", program, cwd=tmp_path, **settings)
+    done = finished.run("python", "-I", program, cwd=tmp_path, **settings)
     np.testing.assert_allclose(np.load(tmp_path / "answer.npy"), expected, atol=1e-5)
     assert done.stdout.count("refused:") == 2
 
 
-def test_the_command_line_downloads_and_predicts(project, settings, images, expected, tmp_path):
+def test_the_command_line_downloads_and_predicts(finished, settings, images, expected, tmp_path):
     uri = "models:/digits@champion"
-    project.run(
-        "mlflow",
-        "artifacts",
-        "download",
-        "--artifact-uri",
-        uri,
-        "--dst-path",
-        "got",
-        cwd=tmp_path,
-        **settings,
-    )
+    where = ("--artifact-uri", uri, "--dst-path", "got")
+    finished.run("mlflow", "artifacts", "download", *where, cwd=tmp_path, **settings)
     (onnx_file,) = tmp_path.glob("got/**/model.onnx")
-    assert sha256(onnx_file) == sha256(project.folder / "evaluation/mlp/model.onnx")
-    assert not list(tmp_path.glob("got/**/*.pt2")) and list(
-        tmp_path.glob("got/**/model.safetensors")
-    )
+    assert sha256(onnx_file) == sha256(finished.folder / "evaluation/mlp/model.onnx")
+    assert list(tmp_path.glob("got/**/model.safetensors"))
+    assert not list(tmp_path.glob("got/**/*.pt2"))
     (tmp_path / "request.json").write_text(json.dumps({"inputs": images[:3].tolist()}))
     options = ("--model-uri", uri, "--env-manager", "local", "--content-type", "json")
     files = ("--input-path", "request.json", "--output-path", "answer.json")
-    project.run("mlflow", "models", "predict", *options, *files, cwd=tmp_path, **settings)
+    finished.run("mlflow", "models", "predict", *options, *files, cwd=tmp_path, **settings)
     answer = json.loads((tmp_path / "answer.json").read_text())
     np.testing.assert_allclose(probabilities(answer), expected[:3], atol=1e-5)
 
 
 @pytest.fixture(scope="module")
-def server(project, settings):
+def server(finished, settings, tmp_path_factory):
     """The address of a real `mlflow models serve`."""
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
-    command = [
-        "mlflow",
+    command = (
         "models",
         "serve",
-        "--model-uri",
-        "models:/digits@champion",
         "--env-manager",
         "local",
-    ]
-    process = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)],
-        env=project.environment | settings,
-        cwd=project.folder.parent,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        "--model-uri",
+        "models:/digits@champion",
     )
-    address = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"{address}/ping", timeout=5)
-            break
-        time.sleep(0.5)
-    yield address
-    process.terminate()
-    process.wait(30)
+    server = Server(tmp_path_factory.mktemp("serve"), *command, health="/ping")
+    try:
+        yield server.start(finished.environment | settings).address
+    finally:
+        server.stop()
 
 
 def probabilities(body):
@@ -162,10 +129,10 @@ def test_a_served_model_survives_a_huge_body(server, images):
 
 
 @pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed")
-def test_javascript_gives_the_same_classes(project, images, expected, tmp_path):
+def test_javascript_gives_the_same_classes(finished, images, expected, tmp_path):
     install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "onnxruntime-web"]
     subprocess.run(install, cwd=tmp_path, check=True, capture_output=True)
-    shutil.copy(project.folder / "export/model.onnx", tmp_path)
+    shutil.copy(finished.folder / "export/model.onnx", tmp_path)
     (tmp_path / "images.bin").write_bytes(images.tobytes())
     shutil.copy(ROOT / "tests/programs/classify.mjs", tmp_path)
     output = subprocess.run(

@@ -1,350 +1,267 @@
-"""The registry: a version per training, aliases that move only after a proof, and a gate before the champion."""
+"""The registry: one version per weights, aliases that move for a reason, a gate before champion."""
 
-import json
 import shutil
 import subprocess
-import sys
 import uuid
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from lineup.tracking.journal import trainings
+from helpers.store import changes_of, contents, runs, stage, use_store
 
-from lineup import tracking
-from lineup.data import dataset as datasets
-from lineup.errors import UserError
-from lineup.files import read_json, read_tensors, sha256, write_json, write_tensors
-from lineup.serving import deployable
+from lineup.files import read_json, sha256, write_json
+from lineup.tensors import read_tensors, write_tensors
+from lineup.tracking.names import RUN_ID
+from lineup.tracking.recording import record_evaluations, record_export
+from lineup.tracking.run_log import RunLog, now_ms
 
 GATE = {"promote": "gate", "level": 0.05, "margin": 0.002}
-FOLDER = Path("models/linear")
-
-
-@pytest.fixture(autouse=True)
-def default_store(monkeypatch):
-    monkeypatch.setattr(tracking.store, "SERVER", "")
-    monkeypatch.setattr(tracking.delivery.Outage, "seconds", 0.0)
-    monkeypatch.delenv("LINEUP_TRACKING", raising=False)
-
-
-@pytest.fixture(scope="module")
-def finished(project_factory):
-    """A project whose pipeline ran up to its evaluation; nothing was exported yet."""
-    project = project_factory("registry")
-    project.set(architectures=["linear"], model="linear")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking.store, "SERVER", "")
-        patch.chdir(project.folder)
-        for name in ("fetch", "split", "train", "evaluate"):
-            if name == "evaluate":
-                patch.setenv("DVC_STAGE", name)  # under DVC it removes checkpoints
-            import_module(f"stages.{name}").main(*(["linear"] if name == "train" else []))
-    return project.folder
+COUNT = 48  # validation images
 
 
 @pytest.fixture
-def project(finished, tmp_path, monkeypatch):
-    """A copy of the project as the current folder."""
-    shutil.copytree(finished, tmp_path / "project", symlinks=True)
-    monkeypatch.chdir(tmp_path / "project")
-    return Path.cwd()
+def registry(project):
+    """A client of a registry that holds nothing yet."""
+    project.client().delete_registered_model("digits")
+    shutil.rmtree(".lineup")
+    for run in runs(project.client()).values():
+        project.client().delete_run(run.info.run_id)
+    return project.client()
 
 
-def validation():
-    inputs, labels = datasets.load("train")
-    part = datasets.load_split().validation
-    return inputs[part], labels[part]
+def train(correct, weights=None, split=None, architecture="linear"):
+    """Pretend that a training ended whose model gets these validation images right; evaluate it.
+
+    `correct` is bool (N,), or how many of the first are right.
+    """
+    if isinstance(correct, int):
+        correct = torch.arange(COUNT) < correct
+    trained, evaluated = Path("models") / architecture, Path("evaluation") / architecture
+    path = trained / "model.safetensors"
+    tensors = read_tensors(path)
+    seed = uuid.uuid4().int % 2**60 if weights is None else weights
+    generator = torch.Generator().manual_seed(seed)
+    noise = {name: torch.rand(value.shape, generator=generator) for name, value in tensors.items()}
+    write_tensors(path, noise)
+    changes = {"weights_sha256": sha256(path)} | ({"split": split} if split else {})
+    for folder in (trained, evaluated):
+        write_json(folder / "model.json", read_json(folder / "model.json") | changes)
+    write_json(trained / "run.json", {"run_id": uuid.uuid4().hex})
+    accuracy = {"val_accuracy": float(correct.float().mean())}
+    write_json(evaluated / "metrics.json", read_json(evaluated / "metrics.json") | accuracy)
+    probabilities = torch.zeros(len(correct), 10)
+    kept = {"probabilities": probabilities, "correct": correct.byte()}
+    write_tensors(evaluated / "validation.safetensors", kept)
+    record_evaluations([architecture])
 
 
-def good_weights():
-    """Return weights fitted to all training images, validation included, by least squares: hard to beat."""
-    inputs, labels = datasets.load("train")
-    split = datasets.load_split()
-    pixels = ((inputs / 255 - split.mean[:, None, None]) / split.std[:, None, None]).flatten(1)
-    rows = torch.cat([pixels, torch.ones(len(pixels), 1)], 1).double()
-    target = torch.nn.functional.one_hot(labels, 10).double()
-    solution = (
-        torch.linalg.solve(rows.T @ rows + torch.eye(rows.shape[1]), rows.T @ target).float().T
-    )
-    names = {
-        tensor.ndim: name for name, tensor in read_tensors(FOLDER / "model.safetensors").items()
-    }
-    return {names[2]: solution[:, :-1] * 10, names[1]: solution[:, -1] * 10}
+def export(architecture="linear", **settings):
+    return record_export(architecture, GATE | settings)
 
 
-def train(weights, split=None):
-    """Pretend that a training ended with these weights: a new id, and scores as the model really has them."""
-    description = read_json(FOLDER / "model.json")
-    write_tensors(FOLDER / "model.safetensors", weights)
-    description["weights_sha256"] = sha256(FOLDER / "model.safetensors")
-    description["split"] = split or description["split"]
-    write_json(FOLDER / "model.json", description)
-    write_json(FOLDER / "run.json", {"training": uuid.uuid4().hex})
-    images, labels = validation()
-    hits = (
-        (deployable.predict(deployable.load_deployable(FOLDER), images, 100).argmax(1) == labels)
-        .sum()
-        .item()
-    )
-    description["validation"]["val_accuracy"] = hits / len(labels)
-    write_json(FOLDER / "model.json", description)
-    return hits
+def aliases(client):
+    found = client.get_registered_model("digits").aliases
+    return {name: int(number) for name, number in found.items()}
 
 
-def worsened(weights, hits):
-    """Return weights that get about `hits` validation images right: one class is favoured more and more."""
-    bias = next(name for name, tensor in weights.items() if tensor.ndim == 1)
-    for step in range(1, 400):
-        found = weights | {bias: weights[bias] + step * 0.02 * torch.eye(10)[1]}
-        if train(found) <= hits:
-            return found
-    raise AssertionError("it does not get worse")
-
-
-def constant(weights):
-    return {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
-
-
-def export(**settings):
-    return tracking.record_export("linear", GATE | settings)
-
-
-def alias(name):
-    """Return the number of the version that an alias points to."""
-    found = tracking.connect().get_registered_model("digits").aliases.get(name)
-    return int(found) if found else None
-
-
-def version(number):
-    return tracking.connect().get_model_version("digits", str(number))
-
-
-def test_every_training_is_a_version_and_its_architectures_alias_moves_after_the_proof(project):
-    assert alias("linear") == 1 and alias("champion") is None
-    tags = version(1).tags
-    assert tags["proven"].startswith("equal to the trained model within")
-    scores = read_json(Path("evaluation/linear/metrics.json"))
-    assert {key: tags[key] for key in ("test_accuracy", "val_loss")} == {
-        key: str(scores[key]) for key in ("test_accuracy", "val_loss")
-    }
-    assert tags["architecture"] == "linear" and int(tags["parameters"]) == scores["parameters"]
-
-
-def test_an_alias_stays_where_it_is_if_the_registered_model_is_not_the_evaluated_one(project):
-    train(good_weights())
-    description = read_json(FOLDER / "model.json")
-    scores = read_json(Path("evaluation/linear/metrics.json"))
-    write_json(Path("evaluation/linear/metrics.json"), scores | description["validation"])
-    path = Path("evaluation/linear/predictions.safetensors")
-    (name, predictions), *_ = read_tensors(path).items()
-    write_tensors(path, {name: predictions.flip(0)})
-    with pytest.raises(UserError, match="not the trained model"):
-        tracking.record_evaluations(["linear"])
-    assert alias("linear") == 1
-    assert version(2).tags.get("proven") is None
-    assert not [
-        name for name in version(2).tags if name.startswith("test_")
-    ]  # scores come after the proof
-
-
-def test_sync_does_not_mix_a_new_training_with_the_evaluation_and_the_export_of_another(
-    project, capsys
-):
-    import_module("stages.export").main()
-    train(good_weights())
-    import_module("stages.sync").main()
-    printed = capsys.readouterr().out
-    assert "evaluation/linear is of another training; run: dvc repro evaluate" in printed
-    assert "export/ is of another training; run: dvc repro" in printed
-    assert alias("linear") == alias("champion") == 1
-
-
-def test_an_alias_never_moves_back_to_an_older_training(project):
-    older = tracking.connect().get_registered_model("digits").aliases["linear"]
-    shutil.copytree("models", "older")
-    shutil.copytree("evaluation", "older-evaluation")
-    import_module("stages.export").main()  # champion
-    shutil.rmtree(".lineup/checkpoints", ignore_errors=True)
-    train(good_weights())
-    import_module("stages.evaluate").main()
-    assert alias("linear") == 2
-    for name, copy in (("models", "older"), ("evaluation", "older-evaluation")):
-        shutil.rmtree(name)
-        Path(copy).rename(name)
-    client = tracking.connect()
-    (run,) = client.search_runs(
-        ["1"], f"tags.`{tracking.runs.TRAINING}` = '{version(older).tags['lineup.training']}'"
-    )
-    client.delete_tag(
-        run.info.run_id, "lineup.evaluation"
-    )  # as if its evaluation had waited for the store
-    tracking.record_evaluations(["linear"])
-    assert alias("linear") == 2
-
-
-def test_the_first_export_is_the_champion_and_says_so(project):
-    assert "version 1 is the champion: there was no champion" in export()
-    assert alias("champion") == 1 and alias("challenger") is None
-
-
-def test_a_significantly_worse_model_becomes_challenger_with_numbers(project):
-    good = good_weights()
-    train(good)
-    export()
-    train(constant(good))
-    decision = export()
-    assert "challenger" in decision and "significantly worse" in decision and "p = " in decision
-    assert alias("champion") == 2 and alias("challenger") == 3
-    assert version(3).tags["gate"] in decision
-    assert version(3).tags["gate"] in version(3).description
-    assert export(promote="always").endswith("is the champion: export.promote is 'always'")
-    assert alias("champion") == 3 and alias("challenger") is None
-
-
-def test_a_better_and_an_equal_model_move_the_champion(project):
-    export()
-    good = good_weights()
-    train(good)
-    assert "version 2 is the champion: better" in export()
-    train(good)
-    assert "version 3 is the champion: not significantly worse" in export()
-    assert "it was the champion already" in export()
-    assert "not significantly worse" in version(3).tags["gate"]  # the reason stays
-    assert alias("champion") == 3 and alias("challenger") is None
-
-
-def test_never_promotes_nothing_and_takes_nothing_from_the_champion(project):
-    assert "challenger" in export(promote="never")
-    assert alias("champion") is None and alias("challenger") == 1
-    export()
-    export(promote="never")
-    assert alias("champion") == 1 and alias("challenger") is None
-
-
-def test_champions_cannot_sink_step_by_step(project):
-    good = good_weights()
-    best = train(good)
-    export()
-    count = len(validation()[1])
-    margin = 1.5 / count  # allows one image less than the best, not two
-    step = worsened(good, best - 1)
-    train(step)
-    assert "champion: not significantly worse" in export(margin=margin)
-    train(worsened(step, best - 2))
-    decision = export(margin=margin)
-    assert "challenger" in decision and f"below the best champion's {best / count:.4f}" in decision
-    assert alias("champion") == 3
-
-
-def test_a_model_of_another_split_cannot_be_compared_and_becomes_challenger(project):
-    export()
-    train(good_weights(), split="f" * 64)
-    decision = export()
-    assert "challenger" in decision and "another split" in decision
-    assert alias("champion") == 1
-
-
-def test_sync_decides_nothing_twice(project):
-    export()
-    train(good_weights())
-    export()
-    shutil.copytree(project, project.with_name("older"), symlinks=True)
-    train(good_weights())
-    export()
-    assert alias("champion") == 3
-    shutil.rmtree("models")
-    shutil.copytree(
-        project.with_name("older") / "models", "models"
-    )  # an older training is checked out
-    assert "decided about before" in tracking.record_export("linear", GATE, once=True)
-    assert alias("champion") == 3
-
-
-def test_a_pending_gate_waits_for_its_own_split_and_holds_nobody_up(project, monkeypatch, capsys):
-    export()
-    train(good_weights())
-    monkeypatch.setattr(tracking.store, "SERVER", "http://127.0.0.1:9")  # nobody is there
-    assert "can't be reached" in export()
-    monkeypatch.setattr(tracking.store, "SERVER", "")
-    split = json.loads(Path("data/split/split.json").read_text())
-    tensors = read_tensors(Path("data/split/indices.safetensors"))
-    shutil.copytree("data/split", "data/kept")
-    write_tensors(
-        Path("data/split/indices.safetensors"),
-        tensors | {"validation": tensors["validation"].flip(0)},
-    )
-    write_json(
-        Path("data/split/split.json"),
-        split | {"digest": sha256(Path("data/split/indices.safetensors"))},
-    )
-    assert tracking.sync() == 1
-    assert "not the split of this training" in capsys.readouterr().out
-    assert alias("champion") == 1
-    shutil.rmtree("data/split")
-    Path("data/kept").rename("data/split")
-    assert tracking.sync() == 0
-    assert alias("champion") == 2
-    assert trainings() == []
+def version(client, number):
+    return client.get_model_version("digits", str(number))
 
 
 def test_a_version_says_what_it_is_and_how_to_get_and_reproduce_it(project):
-    export()
-    text = version(1).description
+    client = project.client()
+    found = client.get_model_version_by_alias("digits", "champion")
+    scores = read_json(Path("evaluation/mlp/metrics.json"))
+    assert {key: found.tags[key] for key in scores} == {k: str(v) for k, v in scores.items()}
+    assert found.tags["architecture"] == "mlp" and found.tags["verified"].startswith("equal to")
+    first, *_ = found.description.splitlines()
+    assert "**mlp** trained on **digits**" in first
+    assert "whole numbers 0–255" in first and "fractions are read as black" in first
     for words in (
-        "**linear** trained on **digits**",
         "| test_accuracy |",
-        'mlflow.pyfunc.load_model("models:/digits/1")',
-        "git checkout",
-        "dvc repro train@linear",
-        "there was no champion",
+        f'mlflow.pyfunc.load_model("models:/digits/{found.version}")',
+        f'lineup.load("models:/digits/{found.version}")',
+        f"git checkout {client.get_run(found.run_id).data.tags['git_commit']}",
+        "git apply changes.patch",
+        "dvc repro train@mlp",
+        "champion: there was no champion",
     ):
-        assert words in text
-    run = tracking.connect().get_run(version(1).run_id)
-    assert run.data.tags["git_commit"] in text
+        assert words in found.description, words
 
 
-def test_a_registered_model_answers_raw_pixels_with_probabilities(project):
-    import mlflow
-
-    images, _ = datasets.load("test")
-    tracking.connect()
-    model = mlflow.pyfunc.load_model("models:/digits@linear")
-    answers = torch.tensor(model.predict(images.numpy()))
-    (expected,) = read_tensors(Path("evaluation/linear/predictions.safetensors")).values()
-    assert torch.allclose(answers, expected, atol=1e-5)
-    with pytest.raises(mlflow.exceptions.MlflowException, match=r"uint8|shape"):
-        model.predict(images.float().numpy())
-
-
-def test_a_name_that_is_not_registered_is_an_error_that_lists_what_is(project):
-    with pytest.raises(UserError, match="registered: digits"):
-        tracking.download("models:/flowers@champion")
+def test_the_architectures_alias_is_its_newest_training_and_never_moves_back(registry):
+    train(10)
+    assert aliases(registry) == {"linear": 1}
+    for name in ("models", "evaluation"):
+        shutil.copytree(name, f"older-{name}")
+    train(5)
+    assert aliases(registry) == {"linear": 2}
+    for name in ("models", "evaluation"):
+        shutil.rmtree(name)
+        Path(f"older-{name}").rename(name)
+    record_evaluations(["linear"])
+    assert aliases(registry) == {"linear": 2}
 
 
-def test_a_registered_model_of_the_own_store_is_found_without_mlflow_also_after_a_move(
-    project, finished
-):
-    code = """if True:
-        import sys
-        from lineup import tracking
-        found = {tracking.download("models:/digits@linear"), tracking.download("models:/digits/1")}
-        print(*found, "mlflow" in sys.modules, sep="\\n")
-    """
+def test_the_same_weights_make_no_second_version_and_no_new_champion(registry):
+    train(10, weights=1)
+    export()
+    reason = version(registry, 1).tags["gate"]
+    train(10, weights=1)
+    assert "it was the champion already" in export()
+    assert aliases(registry) == {"linear": 1, "champion": 1}
+    assert version(registry, 1).tags["gate"] == reason == "champion: there was no champion"
+    assert len(registry.search_model_versions("name = 'digits'")) == 1
+    stage("sync")
+    before, changes = contents(registry), changes_of(registry)
+    stage("sync")
+    assert contents(registry) == before and changes_of(registry) == changes
 
-    def download(folder):
-        command = [sys.executable, "-c", code]
-        return subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.split("\n")[:-1]
 
-    folder, with_mlflow = download(finished)
-    assert (Path(folder) / "model.onnx").is_file() and Path(folder).is_relative_to(finished)
-    assert with_mlflow == "False"
-    moved, with_mlflow = download(
-        project
-    )  # its store still names the other place: MLflow is asked, and told
-    assert (Path(moved) / "model.onnx").read_bytes() == (Path(folder) / "model.onnx").read_bytes()
-    assert not Path(moved).is_relative_to(finished) and with_mlflow == "True"
-    assert Path(download(project)[0]).is_relative_to(project)
+def test_weights_that_were_trained_again_are_the_newest_training(registry):
+    for weights in (1, 2, 1):
+        train(10, weights=weights)
+    assert aliases(registry) == {"linear": 1}
+
+
+def test_a_significantly_worse_model_becomes_challenger_with_numbers(registry):
+    train(40)
+    assert "version 1 is the champion: there was no champion" in export()
+    train(20)
+    decision = export()
+    assert "only it gets 0 right, only champion version 1 20, p = " in decision
+    assert "version 2 is the challenger: significantly worse" in decision
+    assert aliases(registry) == {"linear": 2, "champion": 1, "challenger": 2}
+    gate = version(registry, 2).tags["gate"]
+    assert gate in decision.replace("the ", "") or gate.split(": ")[1] in decision
+    assert gate in version(registry, 2).description
+    assert export(promote="always").endswith("is the champion: export.promote is 'always'")
+    assert aliases(registry) == {"linear": 2, "champion": 2}
+
+
+def test_a_better_and_an_equal_model_move_the_champion(registry):
+    train(20)
+    export()
+    train(40)
+    assert "version 2 is the champion: better" in export()
+    train(40)
+    assert "version 3 is the champion: not significantly worse" in export()
+    assert "it was the champion already" in export()
+    assert "not significantly worse" in version(registry, 3).tags["gate"]  # the reason stays
+    assert aliases(registry) == {"linear": 3, "champion": 3}
+
+
+def test_never_promotes_nothing_and_takes_nothing_from_the_champion(registry):
+    train(20)
+    assert "challenger" in export(promote="never")
+    assert aliases(registry) == {"linear": 1, "challenger": 1}
+    export()
+    export(promote="never")
+    assert aliases(registry) == {"linear": 1, "champion": 1}
+
+
+def test_champions_cannot_sink_step_by_step(registry):
+    margin = 1.5 / COUNT  # allows one image less than the best, not two
+    train(40)
+    export()
+    train(39)
+    assert "champion: not significantly worse" in export(margin=margin)
+    train(38)
+    decision = export(margin=margin)
+    assert "challenger" in decision and f"below the best champion's {40 / COUNT:.4f}" in decision
+    assert aliases(registry)["champion"] == 2
+
+
+@pytest.mark.parametrize("obstacle", ["another split", "an older Lineup"])
+def test_what_cannot_be_compared_becomes_challenger_and_says_how_to_replace(registry, obstacle):
+    train(20)
+    export()
+    if obstacle == "an older Lineup":
+        registry.delete_model_version_tag("digits", "1", "verified")
+    train(40, split="f" * 64 if obstacle == "another split" else None)
+    decision = export()
+    assert "challenger" in decision and obstacle in decision
+    assert "dvc exp run -S export.promote=always" in decision
+    assert aliases(registry)["champion"] == 1
+
+
+def test_the_gate_reads_stored_correctness_and_opens_no_model(registry):
+    train(20)
+    export()
+    for path in Path("mlartifacts").rglob("model.*"):
+        path.write_bytes(b"no model")
+    train(40)
+    assert "version 2 is the champion: better" in export()
+
+
+def test_exports_are_decided_about_in_their_order_also_where_they_waited(registry, monkeypatch):
+    for correct in (40, 20, 41):  # exported in another order than trained
+        train(correct)
+        for name in ("models", "evaluation"):
+            shutil.copytree(name, f"{correct}-{name}")
+    use_store(monkeypatch, "http://127.0.0.1:9")  # nobody is there
+    for correct in (20, 40):
+        for name in ("models", "evaluation"):
+            shutil.rmtree(name)
+            shutil.copytree(f"{correct}-{name}", name)
+        assert "nothing is lost, make sync asks the gate later" in export()
+    use_store(monkeypatch)
+    stage("sync")
+    assert aliases(registry) == {"linear": 3, "champion": 1}
+    assert version(registry, 2).tags["gate"] == "champion: there was no champion"
+    assert version(registry, 1).tags["gate"].startswith("champion: better")
+    registry.delete_registered_model("digits")
+    stage("sync")
+    assert aliases(registry) == {"linear": 3, "champion": 1}
+
+
+def test_an_older_export_takes_nothing_from_a_newer_champion(registry):
+    train(40)
+    export()
+    older = RunLog(read_json(Path("models/linear/run.json"))["run_id"])
+    train(41)
+    export()
+    write_json(older.promotion_file, read_json(older.promotion_file) | {"time": 1})
+    registry.delete_model_version_tag("digits", "1", "lineup.promotion")  # as if it had waited
+    stage("sync")
+    assert aliases(registry)["champion"] == 2
+
+
+def test_an_export_of_a_deleted_run_says_that_nothing_was_decided(registry):
+    train(40)
+    registry.delete_run(runs(registry)["linear"].info.run_id)
+    assert "or its run deleted" in export()
+    assert "champion" not in aliases(registry)
+
+
+def test_an_alias_is_written_only_when_it_moves(registry, monkeypatch):
+    train(40)
+    export()
+    moved = []
+    monkeypatch.setattr(
+        type(registry), "set_registered_model_alias", lambda *arguments: moved.append(arguments)
+    )
+    export()
+    stage("sync")
+    assert not moved
+
+
+@pytest.mark.slow
+def test_parallel_evaluations_and_exports_of_one_training_make_one_version(project):
+    shutil.rmtree(".lineup")
+    for path in [*Path().glob("mlflow.db*"), Path("mlartifacts")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    command = ["python", "-m", "stages.export"]
+    environment = project.environment
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.communicate(timeout=300)[0] and process.returncode == 0
+    client = project.client()
+    run = runs(client)["mlp"]
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+    assert set(contents(client)["models"]) == {run.data.tags[RUN_ID]}
+    assert aliases(client) == {"mlp": 1, "champion": 1}
+    assert int(version(client, 1).tags["lineup.promotion"]) <= now_ms()
