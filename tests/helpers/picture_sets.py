@@ -1,5 +1,7 @@
 """Folders of pictures as people have them, each with something that once went wrong."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,35 @@ from PIL import Image, ImageDraw
 def save(picture: Image.Image, path: Path, *arguments, **options) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, *arguments, **options)
+
+
+def paint(folder: Path, count=10, colour=(0, 0, 0), suffix="png", size=(20, 20)) -> Path:
+    """Write pictures of one colour but for a pixel: no two are the same."""
+    brighter = tuple(level + 1 for level in colour)
+    for number in range(count):
+        picture = Image.new("RGB", size, colour)
+        picture.putpixel((number % size[0], number // size[0]), brighter)
+        save(picture, folder / f"{number}.{suffix}")
+    return folder
+
+
+def flowers(root: Path) -> Path:
+    """Write two classes of ten pictures each: iris is dark, rose is bright."""
+    paint(root / "iris", colour=(10, 10, 10))
+    paint(root / "rose", colour=(240, 240, 240))
+    return root
+
+
+def png(width: int, height: int, bits: int, colour_type: int, rows: bytes) -> bytes:
+    """Return a PNG file made by hand, as Pillow writes none."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
 
 def shape(kind: str, offset: int, side: int = 48, ground: int = 240, ink: int = 15) -> Image.Image:
@@ -32,14 +63,9 @@ def rare_inverse(root: Path, count: int = 60) -> None:
 def brightness(root: Path, count: int = 30) -> None:
     """Brightness alone tells the classes apart: stretching the contrast would lose it."""
     for number in range(count):
-        save(
-            shape("disc", number, 56, ground=0, ink=90 + number % 9),
-            root / "faint" / f"{number}.png",
-        )
-        save(
-            shape("disc", number, 56, ground=0, ink=220 + number % 9),
-            root / "bright" / f"{number}.png",
-        )
+        for name, ink in {"faint": 90, "bright": 220}.items():
+            picture = shape("disc", number, 56, ground=0, ink=ink + number % 9)
+            save(picture, root / name / f"{number}.png")
 
 
 def stripes(root: Path, count: int = 20) -> None:

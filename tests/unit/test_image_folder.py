@@ -1,19 +1,17 @@
-"""A folder of images per class becomes tensors, whatever the images are; what cannot is named, never dropped."""
+"""A folder of images per class becomes tensors; what cannot is named, never dropped."""
 
 import os
 import shutil
-import struct
-import subprocess
-import sys
 import unicodedata
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
+from helpers import picture_sets
 from helpers.datasets import describe, load, load_split
+from helpers.picture_sets import paint, png, save
+from helpers.project import ROOT, Project, write_digits
 from PIL import Image
 
 from lineup.data.image_io import UnreadablePictureError
@@ -21,7 +19,6 @@ from lineup.data.preprocessing import Preprocessing
 from lineup.errors import UserError
 from stages import fetch, split
 
-ROOT = Path(__file__).parents[2]
 FLOWERS = Path("data/flowers")
 
 
@@ -33,28 +30,13 @@ def project(tmp_path, monkeypatch):
 
 
 def choose(name="flowers", **data):
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params |= {
-        "dataset": name,
-        "data": {"size": 16, "channels": 1, "test": 0.2, "allow_duplicates": False} | data,
-    }
-    Path("params.yaml").write_text(yaml.safe_dump(params))
-
-
-def paint(folder, count=10, colour=(0, 0, 0), suffix="png", size=(20, 20)):
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        image = Image.new("RGB", size, colour)
-        image.putpixel((number % size[0], number // size[0]), tuple(level + 1 for level in colour))
-        image.save(folder / f"{number}.{suffix}")
-    return folder
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    settings = {"size": 16, "channels": 1, "test": 0.2, "allow_duplicates": False} | data
+    Project(Path()).set(dataset=name, data=settings)
 
 
 def flowers(root=FLOWERS):
-    """Two classes of ten images each, one-coloured but for a pixel: iris is dark, rose is bright."""
-    paint(root / "iris", colour=(10, 10, 10))
-    paint(root / "rose", colour=(240, 240, 240))
-    return root
+    return picture_sets.flowers(root)
 
 
 def refusal():
@@ -64,16 +46,13 @@ def refusal():
     return str(error.value)
 
 
-def test_sub_folders_are_the_classes_and_a_stratified_part_is_held_out():
+def test_sub_folders_are_the_classes_and_a_stratified_fraction_is_held_out():
     flowers()
     fetch.main()
-    assert (describe().name, describe().classes, describe().shape) == (
-        "flowers",
-        ["iris", "rose"],
-        [1, 16, 16],
-    )
-    for part, count in (("train", 8), ("test", 2)):
-        images, labels = load(part)
+    assert (describe().name, describe().shape) == ("flowers", [1, 16, 16])
+    assert describe().classes == ["iris", "rose"]
+    for name, count in (("train", 8), ("test", 2)):
+        images, labels = load(name)
         assert images.dtype == torch.uint8 and torch.bincount(labels).tolist() == [count, count]
         assert torch.allclose(images.float().mean((1, 2, 3)), labels * 230.0 + 10, atol=0.01)
     split.main()
@@ -89,14 +68,11 @@ def test_the_same_folder_gives_the_same_bytes():
 
 
 def test_no_image_is_lost_between_train_and_test_nor_in_both():
-    for name in ("a", "b"):
-        (FLOWERS / name).mkdir(parents=True)
+    for name, offset in {"a": 0, "b": 100}.items():
         for value in range(20):
-            Image.new("L", (4, 4), value + 100 * (name == "b")).save(
-                FLOWERS / name / f"{value}.png"
-            )
+            save(Image.new("L", (4, 4), value + offset), FLOWERS / name / f"{value}.png")
     fetch.main()
-    values = torch.cat([load(part)[0][:, 0, 0, 0] for part in ("train", "test")])
+    values = torch.cat([load(name)[0][:, 0, 0, 0] for name in ("train", "test")])
     assert sorted(values.tolist()) == [*range(20), *range(100, 120)]
 
 
@@ -109,15 +85,15 @@ def test_train_and_test_folders_are_kept_as_they_are():
     assert torch.bincount(load("test")[1]).tolist() == [3, 4]
 
 
-def test_a_train_folder_alone_gives_its_part_to_the_test():
+def test_a_train_folder_alone_gives_a_fraction_to_the_test():
     flowers(FLOWERS / "train")
     fetch.main()
     assert describe().classes == ["iris", "rose"] and len(load("test")[1]) == 4
 
 
 def test_train_may_be_a_class_beside_other_vehicles():
-    paint(Path("data/flowers/train"))
-    paint(Path("data/flowers/bus"), colour=(9, 9, 90))
+    paint(FLOWERS / "train")
+    paint(FLOWERS / "bus", colour=(9, 9, 90))
     fetch.main()
     assert describe().classes == ["bus", "train"]
 
@@ -125,13 +101,13 @@ def test_train_may_be_a_class_beside_other_vehicles():
 @pytest.mark.parametrize(
     "others", [("train", "valid"), ("train", "test", "val"), ("test",), ("Training", "Testing")]
 )
-def test_parts_by_other_names_are_refused_with_advice(others):
+def test_splits_by_other_names_are_refused_with_advice(others):
     for name in others:
         flowers(FLOWERS / name)
     assert "train/ and test/" in refusal()
 
 
-def test_parts_with_different_classes_are_refused_with_their_names():
+def test_splits_with_different_classes_are_refused_with_their_names():
     flowers(FLOWERS / "train")
     flowers(FLOWERS / "test")
     paint(FLOWERS / "test/tulip", 2)
@@ -147,11 +123,12 @@ def test_names_of_classes_may_hold_spaces_and_any_script():
 
 
 def test_a_class_has_one_name_however_its_accents_are_encoded():
-    for level, (part, form) in enumerate((("train", "NFC"), ("test", "NFD"))):
-        paint(FLOWERS / part / unicodedata.normalize(form, "Gänseblümchen"), colour=(level, 0, 0))
-        paint(FLOWERS / part / "rose", colour=(level, 9, 0))
+    spellings = {form: unicodedata.normalize(form, "Gänseblümchen") for form in ("NFC", "NFD")}
+    for level, (split_name, form) in enumerate((("train", "NFC"), ("test", "NFD"))):
+        paint(FLOWERS / split_name / spellings[form], colour=(level, 0, 0))
+        paint(FLOWERS / split_name / "rose", colour=(level, 9, 0))
     fetch.main()
-    assert describe().classes == [unicodedata.normalize("NFC", "Gänseblümchen"), "rose"]
+    assert describe().classes == [spellings["NFC"], "rose"]
 
 
 def test_linked_folders_and_files_are_followed_also_in_a_ring(project):
@@ -173,11 +150,12 @@ def test_a_link_to_nowhere_is_named():
     assert "nowhere" in refusal()
 
 
-def test_hidden_files_and_droppings_of_systems_are_ignored():
+def test_hidden_files_and_those_of_systems_are_ignored():
     flowers()
-    for dropping in (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png", ".hidden/0.png"):
-        (FLOWERS / "rose" / dropping).parent.mkdir(exist_ok=True)
-        (FLOWERS / "rose" / dropping).write_bytes(b"dropping")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png", ".hidden/0.png"):
+        path = FLOWERS / "rose" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"not a picture")
     (FLOWERS / "__MACOSX").mkdir()
     (FLOWERS / ".ipynb_checkpoints").mkdir()
     (FLOWERS / "LICENSE.txt").write_text("Be kind.")
@@ -190,9 +168,8 @@ def test_empty_classes_are_all_named():
     (FLOWERS / "tulip").mkdir()
     (FLOWERS / "lily").mkdir()
     message = refusal()
-    assert (
-        "data/flowers/tulip" in message and "data/flowers/lily" in message and "rose" not in message
-    )
+    assert "data/flowers/tulip" in message and "data/flowers/lily" in message
+    assert "rose" not in message
 
 
 def test_one_class_is_refused():
@@ -217,24 +194,21 @@ def test_a_class_too_small_to_be_split_is_named_with_its_count():
     assert "'tulip' has 1 images" in message and "data.test" in message
 
 
-def bomb(width=60_000, height=60_000):
+def bomb(side):
     """A PNG that claims to be enormous and holds nearly nothing."""
+    return png(side, side, bits=8, colour_type=0, rows=b"\0" * 99)
 
-    def chunk(name, content):
-        return (
-            struct.pack(">I", len(content))
-            + name
-            + content
-            + struct.pack(">I", zlib.crc32(name + content))
-        )
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
-        + chunk(b"IEND", b"")
-    )
+REASONS = {
+    "truncated.jpg": "truncated",
+    "notes.txt": "not an image",
+    "empty.png": "not an image",
+    "bomb.png": "more than 80,000,000 pixels",
+    "large.png": "more than 80,000,000 pixels",
+    "page.png": "not an image",
+    "gone.png": "broken link",
+    "pipe.png": "not a file",
+}
 
 
 def test_every_file_that_is_no_good_is_named_with_the_reason():
@@ -243,27 +217,17 @@ def test_every_file_that_is_no_good_is_named_with_the_reason():
     (rose / "truncated.jpg").write_bytes((rose / "whole.jpg").read_bytes()[:3000])
     (rose / "notes.txt").write_text("water twice a week")
     (rose / "empty.png").touch()
-    (rose / "bomb.png").write_bytes(bomb())
-    (rose / "large.png").write_bytes(bomb(9_500, 9_500))
+    (rose / "bomb.png").write_bytes(bomb(60_000))
+    (rose / "large.png").write_bytes(bomb(9_500))
     (rose / "page.png").write_text("<html>404</html>")
     (rose / "gone.png").symlink_to("nowhere.png")
     os.mkfifo(rose / "pipe.png")
     message = refusal()
     assert "8 of 29 files" in message
-    for name, reason in {
-        "truncated.jpg": "truncated",
-        "notes.txt": "not an image",
-        "empty.png": "not an image",
-        "bomb.png": "more than 80,000,000 pixels",
-        "large.png": "more than 80,000,000 pixels",
-        "page.png": "not an image",
-        "gone.png": "broken link",
-        "pipe.png": "not a file",
-    }.items():
-        assert any(
-            f"data/flowers/rose/{name}: " in line and reason in line
-            for line in message.splitlines()
-        ), name
+    lines = message.splitlines()
+    for name, reason in REASONS.items():
+        (line,) = [line for line in lines if f"data/flowers/rose/{name}: " in line]
+        assert reason in line
     assert "whole.jpg" not in message
 
 
@@ -272,26 +236,23 @@ def test_a_long_list_of_bad_files_ends_with_a_count():
     for number in range(50):
         (FLOWERS / f"rose/bad{number:02}.png").write_text("no")
     message = refusal()
-    assert (
-        "50 of 70" in message
-        and "bad19" in message
-        and "bad20" not in message
-        and "and 30 more" in message
-    )
+    assert "50 of 70" in message and "and 30 more" in message
+    assert "bad19" in message and "bad20" not in message
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grey_and_colour_of_mixed_sizes_and_formats_become_one_tensor(channels):
     choose(channels=channels, size=32)
+    colours = {"iris": (200, 30, 30), "rose": (30, 30, 200)}
     for suffix in ("png", "jpg", "gif", "bmp", "tiff", "webp", "ppm", "JPEG"):
         for size in ((5, 9), (64, 48)):
-            paint(FLOWERS / "iris" / f"{size[0]}", 1, (200, 30, 30), suffix, size)
-            paint(FLOWERS / "rose" / f"{size[0]}", 1, (30, 30, 200), suffix, size)
+            for name, colour in colours.items():
+                paint(FLOWERS / name / f"{size[0]}", 1, colour, suffix, size)
     fetch.main()
-    images, _ = load("train")
+    images, labels = load("train")
     assert images.shape[1:] == (channels, 32, 32)
     if channels == 3:
-        red, blue = (images[load("train")[1] == label].float().mean((0, 2, 3)) for label in (0, 1))
+        red, blue = (images[labels == label].float().mean((0, 2, 3)) for label in (0, 1))
         assert red[0] > 150 > red[2] and blue[2] > 150 > blue[0]
 
 
@@ -366,16 +327,7 @@ def test_a_large_photograph_looks_like_its_small_copy():
 
 
 def test_the_walk_through_with_digits_works():
-    pytest.importorskip("sklearn")
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    for number, (image, label) in enumerate(
-        zip(digits.images[:300], digits.target[:300], strict=True)
-    ):
-        path = Path(f"data/digits/{label}/{number}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((image * 15).astype(np.uint8)).save(path)
+    write_digits(Path("data/digits"), 300)
     choose("digits")
     fetch.main()
     split.main()
@@ -384,93 +336,3 @@ def test_the_walk_through_with_digits_works():
     shutil.rmtree("data/digits/7")
     fetch.main()
     assert len(describe().classes) == 9
-
-
-@pytest.fixture
-def repository(project):
-    """A Git and DVC repository with this pipeline's first two stages and a folder of flowers."""
-    for name in ("stages", "data/mnist", ".dvc/config", ".dvcignore", ".gitignore"):
-        source, target = ROOT / name, project / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
-    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-    stages = {name: pipeline["stages"][name] for name in ("fetch", "split")}
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    git("init", "--quiet")
-    git("config", "user.email", "a@example.org")
-    git("config", "user.name", "A")
-    flowers()
-    commit()
-    return project
-
-
-def git(*arguments):
-    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
-
-
-def commit():
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "more")
-
-
-def dvc(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_dvc_versions_a_folder_whose_pictures_git_never_sees(repository):
-    dvc("add", "data/flowers")
-    commit()
-    assert [name for name in git("ls-files", "data").split() if "mnist" not in name] == [
-        "data/flowers.dvc"
-    ]
-    shutil.rmtree(FLOWERS)
-    dvc("checkout", "data/flowers")
-    assert (FLOWERS / "rose/9.png").exists()
-
-
-def test_git_ignores_a_link_to_pictures_too(repository):
-    Path("data/linked").symlink_to(FLOWERS.absolute())
-    assert git("status", "--porcelain") == ""
-
-
-@pytest.mark.slow
-def test_dvc_runs_again_when_a_picture_changes_also_behind_a_link(repository):
-    Path("data/linked").symlink_to(FLOWERS.absolute())
-    choose("linked")
-    dvc("repro")
-    assert "up to date" in dvc("status")
-    paint(FLOWERS / "rose", 11)
-    assert "data/linked" in dvc("status")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("known", ["added to DVC", "copied", "copied link"])
-def test_a_temporary_experiment_sees_a_folder_that_is(repository, known):
-    name = "flowers"
-    if known == "added to DVC":
-        dvc("add", "data/flowers")
-    elif known == "copied link":
-        name = "linked"
-        Path("data/linked").symlink_to(FLOWERS.absolute())
-    choose("mnist")
-    commit()
-    copied = [] if known == "added to DVC" else ["--copy-paths", f"data/{name}"]
-    dvc("exp", "run", "--temp", "--name", "trial", *copied, "--set-param", f"dataset={name}")
-    dvc("exp", "apply", "trial")
-    assert (describe().name, describe().classes) == (name, ["iris", "rose"])
-    assert ".png" not in git(
-        "ls-tree",
-        "-r",
-        "--name-only",
-        git("for-each-ref", "--format=%(refname)", "refs/exps").split()[0],
-    )

@@ -1,20 +1,17 @@
-"""What training saw is what a user gets: every file of a set, given to predict, is the very tensor of training."""
+"""What training saw is what a user gets: predict makes the very tensor of training of a file."""
 
 import csv
-import json
-import struct
-import subprocess
-import sys
-import zlib
+import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from helpers import models, picture_sets
 from helpers.datasets import describe, load
-from helpers.project import ROOT
+from helpers.picture_sets import png, save, shape
+from helpers.project import ROOT, Project
 from PIL import Image
 
 from lineup.architectures import build
@@ -25,6 +22,18 @@ from lineup.serving.deployable import write_onnx
 from stages import fetch
 
 BOTH_WAYS = [(name, own_test) for name in picture_sets.SETS for own_test in (False, True)]
+MINE = Path("data/mine")
+KINDS = ("disc", "box")
+MODES = {
+    "png": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "jpg": ("L", "RGB", "CMYK"),
+    "gif": ("L", "P"),
+    "bmp": ("1", "L", "RGB"),
+    "tiff": ("L", "RGB", "RGBA", "I;16", "CMYK"),
+    "webp": ("RGB", "RGBA"),
+    "ppm": ("1", "L", "RGB"),
+}
+ORIENTATION = 0x0112  # the tag of a camera's orientation
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +43,9 @@ def project(tmp_path, monkeypatch):
 
 
 def choose(**data):
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params |= {
-        "dataset": "mine",
-        "data": params["data"] | data,
-        "architectures": ["mlp"],
-        "model": "mlp",
-    }
-    Path("params.yaml").write_text(yaml.safe_dump(params))
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    settings = {f"data__{key}": value for key, value in data.items()}
+    Project(Path()).set(dataset="mine", **settings)
 
 
 def fetched():
@@ -49,17 +53,20 @@ def fetched():
     fetch.main()
     with Path("data/raw/files.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    images = {split: load(split)[0] for split in ("train", "test")}
-    labels = {split: load(split)[1] for split in ("train", "test")}
+    splits = {name: load(name) for name in ("train", "test")}
     classes = describe().classes
+    found = []
     for row in rows:
-        assert row["label"] == classes[labels[row["split"]][int(row["index"])]]
-    assert len(rows) == len(images["train"]) + len(images["test"])
-    return [(row, images[row["split"]][int(row["index"])].numpy()) for row in rows]
+        images, labels = splits[row["split"]]
+        index = int(row["index"])
+        assert row["label"] == classes[labels[index]]
+        found.append((row, images[index].numpy()))
+    assert len(rows) == sum(len(images) for images, _ in splits.values())
+    return found
 
 
 def classifier():
-    """Return an untrained classifier for the fetched set, opened from its ONNX file as a user's is."""
+    """Return an untrained classifier for the fetched set, opened from its ONNX file."""
     dataset = describe()
     network = build("linear", dataset.shape, len(dataset.classes), {})
     model = models.deployable(
@@ -77,20 +84,30 @@ def classifier():
 def assert_predict_sees_what_training_saw(found):
     model = classifier()
     for row, tensor in found:
-        np.testing.assert_array_equal(
-            model.preprocess(Path(row["file"])), tensor, err_msg=row["file"]
-        )
+        seen = model.preprocess(Path(row["file"]))
+        np.testing.assert_array_equal(seen, tensor, err_msg=row["file"])
 
 
 @pytest.mark.parametrize(("name", "own_test"), BOTH_WAYS)
 def test_predict_sees_every_file_as_training_saw_it(name, own_test):
     choose()
-    picture_sets.make(name, Path("data/mine"), own_test)
+    picture_sets.make(name, MINE, own_test)
     found = fetched()
     assert_predict_sees_what_training_saw(found)
-    parts = [Path("data/mine/train"), Path("data/mine/test")] if own_test else [Path("data/mine")]
-    listed = [path.as_posix() for part in parts for path in list_tree(part).pictures]
+    roots = [MINE / "train", MINE / "test"] if own_test else [MINE]
+    listed = [path.as_posix() for root in roots for path in list_tree(root).pictures]
     assert sorted(listed) == sorted(row["file"] for row, _ in found)
+
+
+def draw(mode, width, height, random):
+    """Return noise as a picture of a mode of Pillow's."""
+    colours = random.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    if mode == "I;16":
+        return Image.fromarray(colours[..., 0].astype(np.uint16) * 250)
+    picture = Image.fromarray(colours, "RGBA")
+    if mode in ("CMYK", "P"):
+        picture = picture.convert("RGB")
+    return picture.convert(mode)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -99,38 +116,16 @@ def test_every_format_mode_size_and_orientation_is_read_in_one_way(size, channel
     choose(size=size, channels=channels)
     random = np.random.default_rng(0)
     count = 0
-    modes = {
-        "png": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
-        "jpg": ("L", "RGB", "CMYK"),
-        "gif": ("L", "P"),
-        "bmp": ("1", "L", "RGB"),
-        "tiff": ("L", "RGB", "RGBA", "I;16", "CMYK"),
-        "webp": ("RGB", "RGBA"),
-        "ppm": ("1", "L", "RGB"),
-    }
-    for suffix, names in modes.items():
-        for mode in names:
-            for wide, tall in ((size, size), (31, 57), (300, 170)):
-                for orientation in (None, 3, 6, 7) if suffix in ("jpg", "png", "tiff") else (None,):
-                    colours = random.integers(0, 256, (tall, wide, 4), dtype=np.uint8)
-                    picture = Image.fromarray(colours, "RGBA")
-                    if mode == "I;16":
-                        picture = Image.fromarray(colours[..., 0].astype(np.uint16) * 250)
-                    else:
-                        picture = (
-                            picture.convert("RGB").convert(mode)
-                            if mode in ("CMYK", "P")
-                            else picture.convert(mode)
-                        )
-                    exif = Image.Exif()
-                    options = {}
-                    if orientation:
-                        exif[0x0112] = orientation
-                        options["exif"] = exif
-                    folder = Path("data/mine") / "ab"[count % 2]
-                    folder.mkdir(parents=True, exist_ok=True)
-                    picture.save(folder / f"{count}.{suffix}", **options)
-                    count += 1
+    for suffix, modes in MODES.items():
+        orientations = (None, 3, 6, 7) if suffix in ("jpg", "png", "tiff") else (None,)
+        sizes = ((size, size), (31, 57), (300, 170))
+        for mode, (width, height), orientation in product(modes, sizes, orientations):
+            exif = Image.Exif()
+            exif[ORIENTATION] = orientation
+            options = {"exif": exif} if orientation else {}
+            path = MINE / "ab"[count % 2] / f"{count}.{suffix}"
+            save(draw(mode, width, height, random), path, **options)
+            count += 1
     found = fetched()
     assert len(found) == count
     assert_predict_sees_what_training_saw(found)
@@ -138,7 +133,7 @@ def test_every_format_mode_size_and_orientation_is_read_in_one_way(size, channel
 
 def test_a_set_of_twelve_bits_keeps_its_range_and_refuses_what_goes_beyond(capsys):
     choose(size=48)
-    picture_sets.make("camera_values", Path("data/mine"), own_test=False)
+    picture_sets.make("camera_values", MINE, own_test=False)
     found = fetched()
     assert "12-bit" in capsys.readouterr().out
     levels = torch.cat([load(split)[0].flatten() for split in ("train", "test")]).unique()
@@ -152,59 +147,53 @@ def test_a_set_of_twelve_bits_keeps_its_range_and_refuses_what_goes_beyond(capsy
 
 def test_eight_bit_values_in_sixteen_bit_files_stay_as_they_are():
     choose(size=48)
-    for kind in ("disc", "box"):
+    for kind in KINDS:
         for number in range(10):
-            pixels = np.asarray(picture_sets.shape(kind, number)).astype(np.uint16)
-            picture_sets.save(Image.fromarray(pixels), Path("data/mine") / kind / f"{number}.png")
+            pixels = np.asarray(shape(kind, number)).astype(np.uint16)
+            save(Image.fromarray(pixels), MINE / kind / f"{number}.png")
     for row, tensor in fetched():
         np.testing.assert_array_equal(tensor[0], np.asarray(Image.open(row["file"])))
 
 
+def deep_colour_png(value):
+    """Return a PNG of 16-bit colour."""
+    row = b"\0" + value.to_bytes(2, "big") * 3 * 9
+    return png(9, 9, bits=16, colour_type=2, rows=row * 9)
+
+
 def test_sixteen_bit_colour_of_which_nothing_would_be_left_is_refused():
     choose()
-    picture_sets.make("spellings", Path("data/mine"), own_test=False)
-    write_deep_colour_png(Path("data/mine/disc/deep.png"), 200)
+    picture_sets.make("spellings", MINE, own_test=False)
+    path = MINE / "disc/deep.png"
+    path.write_bytes(deep_colour_png(200))
     with pytest.raises(UserError, match=r"deep.png: 16-bit colour"):
         fetch.main()
-    write_deep_colour_png(Path("data/mine/disc/deep.png"), 40_000)
+    path.write_bytes(deep_colour_png(40_000))
     fetch.main()
-
-
-def write_deep_colour_png(path, value):
-    """Write 16-bit colour by hand: Pillow writes none."""
-
-    def chunk(name, content):
-        checksum = zlib.crc32(name + content)
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
-
-    rows = (b"\0" + struct.pack(">3H", value, value, value) * 9) * 9
-    header = struct.pack(">IIBBBBB", 9, 9, 16, 2, 0, 0, 0)
-    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
 
 
 def test_pictures_of_several_frames_are_counted_in_one_line(capsys):
     choose()
-    for kind in ("disc", "box"):
+    for kind in KINDS:
         for number in range(10):
-            frames = [picture_sets.shape(kind, number + step) for step in (0, 20)]
-            path = Path("data/mine") / kind / f"{number}.{'gif' if number % 2 else 'webp'}"
-            picture_sets.save(frames[0], path, save_all=True, append_images=frames[1:], duration=80)
+            frames = [shape(kind, number + step) for step in (0, 20)]
+            path = MINE / kind / f"{number}.{'gif' if number % 2 else 'webp'}"
+            save(frames[0], path, save_all=True, append_images=frames[1:], duration=80)
     assert_predict_sees_what_training_saw(fetched())
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "frames" in line]
     assert "20 pictures" in line and "first" in line
 
 
-def test_what_notebooks_and_servers_leave_behind_is_no_part_of_a_set_and_counted(capsys):
+def test_what_notebooks_and_servers_leave_behind_is_left_out_and_counted(capsys):
     choose()
-    picture_sets.make("spellings", Path("data/mine"), own_test=False)
-    expected = list_tree(Path("data/mine")).pictures
-    for kind in ("disc", "box"):
-        thumbnail = Path("data/mine") / kind / "@eaDir" / "0.jpg" / "SYNOFILE_THUMB_M.jpg"
-        picture_sets.save(picture_sets.shape(kind, 0, 32), thumbnail)
-        checkpoint = Path("data/mine") / kind / ".ipynb_checkpoints" / "0-checkpoint.jpg"
-        picture_sets.save(picture_sets.shape(kind, 0), checkpoint)
-    assert list_tree(Path("data/mine")).pictures == expected
+    picture_sets.make("spellings", MINE, own_test=False)
+    expected = list_tree(MINE).pictures
+    for kind in KINDS:
+        thumbnail = MINE / kind / "@eaDir" / "0.jpg" / "SYNOFILE_THUMB_M.jpg"
+        save(shape(kind, 0, 32), thumbnail)
+        checkpoint = MINE / kind / ".ipynb_checkpoints" / "0-checkpoint.jpg"
+        save(shape(kind, 0), checkpoint)
+    assert list_tree(MINE).pictures == expected
     assert len(fetched()) == len(expected)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
     assert "4 hidden or made by systems" in line and "@eaDir" in line
@@ -215,47 +204,40 @@ def test_what_notebooks_and_servers_leave_behind_is_no_part_of_a_set_and_counted
 )
 def test_a_link_that_would_give_pictures_a_second_label_is_refused(link, target):
     choose()
-    picture_sets.make("spellings", Path("data/mine"), own_test=False)
-    (Path("data/mine") / link).symlink_to(target)
+    picture_sets.make("spellings", MINE, own_test=False)
+    (MINE / link).symlink_to(target)
     with pytest.raises(UserError, match=f"{link} is a link to {target}"):
         fetch.main()
     with pytest.raises(UserError, match=f"{link} is a link to {target}"):
-        list_tree(Path("data/mine"))
+        list_tree(MINE)
 
 
 def test_class_folders_that_are_links_are_read_by_fetch_and_predict_alike(project):
     choose()
     picture_sets.make("spellings", project / "elsewhere", own_test=False)
-    Path("data/mine").mkdir(parents=True)
-    for kind in ("disc", "box"):
-        (Path("data/mine") / kind).symlink_to(project / "elsewhere" / kind)
+    MINE.mkdir(parents=True)
+    for kind in KINDS:
+        (MINE / kind).symlink_to(project / "elsewhere" / kind)
     found = fetched()
-    assert sorted(row["file"] for row, _ in found) == [
-        p.as_posix() for p in list_tree(Path("data/mine")).pictures
-    ]
+    listed = [path.as_posix() for path in list_tree(MINE).pictures]
+    assert sorted(row["file"] for row, _ in found) == listed
 
 
-def noise(seed):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (28, 28), dtype=np.uint8))
+def noise(label, number):
+    """Return noise that no other label or number has."""
+    random = np.random.default_rng(number + 100 * (label == "b"))
+    return Image.fromarray(random.integers(0, 256, (28, 28), dtype=np.uint8))
 
 
 def test_a_test_folder_with_pictures_of_train_is_refused_and_can_be_allowed():
     choose()
-    for label in "ab":
-        for number in range(15):
-            for part in ("train", "test"):
-                picture_sets.save(
-                    noise(number + 100 * (label == "b")),
-                    Path("data/mine") / part / label / f"{number}.png",
-                )
+    for label, number, root in product("ab", range(15), ("train", "test")):
+        save(noise(label, number), MINE / root / label / f"{number}.png")
     with pytest.raises(UserError) as error:
         fetch.main()
     message = str(error.value)
-    assert (
-        "30 files of test/" in message
-        and "and 10 more" in message
-        and "allow_duplicates" in message
-    )
+    assert "30 files of test/" in message and "and 10 more" in message
+    assert "allow_duplicates" in message
     assert "data/mine/test/a/0.png = data/mine/train/a/0.png" in message
     choose(allow_duplicates=True)
     fetch.main()
@@ -264,60 +246,22 @@ def test_a_test_folder_with_pictures_of_train_is_refused_and_can_be_allowed():
 
 def test_copies_of_a_file_lie_on_one_side_of_the_test(capsys):
     choose()
-    for label in "ab":
-        for number in range(20):
-            for copy in range(3 if number < 10 else 1):
-                path = Path("data/mine") / label / f"{number}-{copy}.png"
-                picture_sets.save(noise(number + 100 * (label == "b")), path)
+    for label, number in product("ab", range(20)):
+        for copy in range(3 if number < 10 else 1):
+            save(noise(label, number), MINE / label / f"{number}-{copy}.png")
     found = fetched()
     assert "40 files are copies" in capsys.readouterr().out
     sides = {}
     for row, _ in found:
-        path = Path(row["file"])
-        sides.setdefault((row["label"], path.stem.split("-")[0]), set()).add(row["split"])
+        number = Path(row["file"]).stem.split("-")[0]
+        sides.setdefault((row["label"], number), set()).add(row["split"])
     assert all(len(side) == 1 for side in sides.values())
     assert sum(side == {"test"} for side in sides.values()) == 8
 
 
 def test_a_set_without_copies_keeps_the_split_it_always_had():
     choose()
-    for label in "ab":
-        for number in range(10):
-            picture_sets.save(
-                noise(number + 100 * (label == "b")), Path("data/mine") / label / f"{number}.png"
-            )
+    for label, number in product("ab", range(10)):
+        save(noise(label, number), MINE / label / f"{number}.png")
     held_out = sorted(row["file"] for row, _ in fetched() if row["split"] == "test")
     assert held_out == [f"data/mine/{name}.png" for name in ("a/0", "a/5", "b/4", "b/7")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "own_test"), BOTH_WAYS)
-def test_the_accuracy_of_predict_on_the_test_files_is_the_leaderboards(name, own_test, monkeypatch):
-    monkeypatch.setenv("LINEUP_TRACKING", "off")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    choose()
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    params["train"]["epochs"] = 2  # far from perfect: then a difference would show
-    Path("params.yaml").write_text(yaml.safe_dump(params))
-    picture_sets.make(name, Path("data/mine"), own_test)
-    for stage in ("fetch", "split", "train", "evaluate"):
-        arguments = ["mlp"] if stage == "train" else []
-        subprocess.run(
-            [sys.executable, "-m", f"stages.{stage}", *arguments], check=True, capture_output=True
-        )
-    with Path("evaluation/mlp/predictions.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    command = [
-        sys.executable,
-        "-m",
-        "stages.predict",
-        "--model",
-        "models/mlp",
-        "--json",
-        *[row["file"] for row in rows],
-    ]
-    answers = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    right = [answer["class"] == row["label"] for answer, row in zip(answers, rows, strict=True)]
-    assert right == [row["correct"] == "True" for row in rows]
-    metrics = json.loads(Path("evaluation/mlp/metrics.json").read_text())
-    assert np.mean(right) == pytest.approx(metrics["test_accuracy"], abs=1e-6)
