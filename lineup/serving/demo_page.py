@@ -47,15 +47,11 @@ def build_page(classifiers: dict[str, Classifier]) -> gradio.Blocks:
         gradio.Markdown(text)
         with gradio.Row():
             with gradio.Column(scale=0, min_width=CANVAS + 60):
-                with gradio.Tab("Draw", visible=has_framing):
-                    canvas = _canvas()
-                with gradio.Tab("Drop"):
-                    file = gradio.Image(
-                        type="filepath",
-                        image_mode=None,
-                        sources=["upload", "clipboard"],
-                        elem_id="file",
-                    )
+                with gradio.Tabs(selected="draw" if has_framing else "drop"):
+                    with gradio.Tab("Draw", id="draw", visible=has_framing):
+                        canvas = _canvas()
+                    with gradio.Tab("Drop", id="drop"):
+                        file = _file()
                 seen = gradio.Image(
                     label="As the models see it", height=MAGNIFIED + 30, buttons=[], elem_id="seen"
                 )
@@ -83,6 +79,15 @@ def _canvas() -> gradio.Sketchpad:
         placeholder="Take the brush on the left, and draw here",
         show_label=False,
         elem_id="canvas",
+    )
+
+
+def _file() -> gradio.Image:
+    return gradio.Image(
+        type="filepath",  # the very file, where no mode is asked for
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        elem_id="file",
     )
 
 

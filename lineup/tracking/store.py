@@ -20,6 +20,7 @@ from lineup.paths import state_dir
 from lineup.tracking import location, sqlite_tables
 
 ANSWER_TIMEOUT_SECONDS = 5.0
+BROKEN = {500, 502, 503, 504}  # statuses of a server that is in trouble, whatever is asked
 FAST_FAILURE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -70,15 +71,16 @@ def _check_reachable(variable: str, uri: str) -> None:
         raise UserError(f"{variable}={uri}: {message} or sqlite:///mlflow.db")
     if not uri.startswith(("http://", "https://")):
         return
-    with suppress(requests.exceptions.SSLError):  # it answers; MLflow has settings for this
-        try:
-            requests.head(uri, timeout=ANSWER_TIMEOUT_SECONDS)
-        except requests.exceptions.SSLError:
-            raise
-        except requests.exceptions.Timeout:
-            raise StoreError(f"no answer within {ANSWER_TIMEOUT_SECONDS:.0f} s") from None
-        except requests.exceptions.ConnectionError:
-            raise StoreError("nothing listens there") from None
+    try:
+        status = requests.head(uri, timeout=ANSWER_TIMEOUT_SECONDS).status_code
+    except requests.exceptions.SSLError:
+        return  # it answers; MLflow has settings for this
+    except requests.exceptions.Timeout:
+        raise StoreError(f"no answer within {ANSWER_TIMEOUT_SECONDS:.0f} s") from None
+    except requests.exceptions.ConnectionError:
+        raise StoreError("nothing listens there") from None
+    if status in BROKEN:
+        raise StoreError(f"it answers with status {status}")
 
 
 def _explain(error: MlflowException, uri: str) -> str:
@@ -105,8 +107,20 @@ def _create_store(path: Path) -> None:
         for suffix in ("-wal", "-shm"):  # of a deleted store: SQLite would replay them
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         sqlite_tables.use_write_ahead_log(new)
-        new.rename(path)
+        _move_unless_there(new, path)
     sqlite_tables.use_write_ahead_log(path)
+
+
+def _move_unless_there(new: Path, path: Path) -> None:
+    """Move a file, unless somebody's `mlflow ui` made a store there meanwhile, and has it open."""
+    try:
+        path.hardlink_to(new)
+    except FileExistsError:
+        new.unlink()
+    except OSError:  # a file system without links
+        new.rename(path)
+    else:
+        new.unlink()
 
 
 def open_experiment(connected: MlflowClient, name: str) -> tuple[Experiment, str]:

@@ -1,6 +1,7 @@
-"""What tracking costs: in the training loop (in turn with and without), around it, and with 10,000 points.
+"""What tracking costs: in the training loop and around it, with usual and with 10,000 points.
 
-Prints ratios and seconds: python tests/benchmarks/tracking.py [pairs]. One thread trains, or OMP_NUM_THREADS.
+Prints ratios and seconds of trainings in turn with and without tracking:
+python tests/benchmarks/tracking.py [pairs]. One thread trains, or OMP_NUM_THREADS.
 """
 
 import os
@@ -16,6 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from helpers.project import Project, make_project  # noqa: E402
+
 STEPS = 12  # of an epoch: 1,150 training images in batches of 100
 USUAL = {"train__epochs": 60, "train__log_every": 100, "models__mlp": {"hidden": [1024, 1024]}}
 EXTREME = {
@@ -25,8 +28,8 @@ EXTREME = {
 }
 
 
-def trained(project: object, tracking: str) -> dict[str, float]:
-    """Train as a person does, from nothing but a store; return the seconds of the loop, and all others."""
+def trained(project: Project, tracking: str) -> dict[str, float]:
+    """Train from nothing but a store; return the seconds of the loop, and all others."""
     project.run("rm", "-rf", "models", ".lineup")
     start = time.perf_counter()
     result = project.run("python", "-m", "stages.train", "mlp", LINEUP_TRACKING=tracking)
@@ -36,7 +39,7 @@ def trained(project: object, tracking: str) -> dict[str, float]:
     return {"loop": loop, "around": seconds - loop}
 
 
-def compare(title: str, project: object, pairs: int, settings: dict[str, object]) -> None:
+def compare(title: str, project: Project, pairs: int, settings: dict[str, object]) -> None:
     """Train with and without tracking in turn; print medians and ranges."""
     project.set(**settings)
     found = []
@@ -46,19 +49,15 @@ def compare(title: str, project: object, pairs: int, settings: dict[str, object]
     ratios = [pair["on"]["loop"] / pair["off"]["loop"] for pair in found]
     around = [pair["on"]["around"] - pair["off"]["around"] for pair in found]
     loop = statistics.median(pair["off"]["loop"] for pair in found)
-    print(
-        f"{title}: {count_points(project):,} points, {pairs} pairs; the loop takes {loop:.1f} s without tracking"
-    )
-    print(
-        f"  in the loop: tracked / not tracked = {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
-    )
-    print(
-        f"  around it: {statistics.median(around):+.1f} s ({min(around):+.1f}–{max(around):+.1f})",
-        flush=True,
-    )
+    points = f"{count_points(project):,} points, {pairs} pairs"
+    print(f"{title}: {points}; the loop takes {loop:.1f} s without tracking")
+    ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
+    print(f"  in the loop: tracked / not tracked = {ratio}")
+    extra = f"{statistics.median(around):+.1f} s ({min(around):+.1f}–{max(around):+.1f})"
+    print(f"  around it: {extra}", flush=True)
 
 
-def count_points(project: object) -> int:
+def count_points(project: Project) -> int:
     """Return the number of points that one training leaves in the store."""
     project.run("rm", "-f", *(f"mlflow.db{suffix}" for suffix in ("", "-wal", "-shm")))
     trained(project, "on")
@@ -69,8 +68,6 @@ def count_points(project: object) -> int:
 
 def main() -> None:
     """Print both comparisons."""
-    from conftest import make_project
-
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     pairs = int(sys.argv[1]) if sys.argv[1:] else 5
     with tempfile.TemporaryDirectory() as folder:

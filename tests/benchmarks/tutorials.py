@@ -1,11 +1,13 @@
-"""The five tutorials as written, beside the same architectures through our trainer: accuracy, time, ratio.
+"""The five tutorials as written, beside the same architectures through our trainer.
 
 python tests/benchmarks/tutorials.py --systems A,E
 
-A: MLP. B: SimpleNet and AlexNet on FashionMNIST, and two regression nets on noise. C: RNN over rows. D: CNN, batch 1.
-E: linear regression on yields, softmax regression on MNIST. Each keeps its own loop, DataLoader, per-image conversion,
-hyperparameters and quirks; only the saving of whole pickled models is left out. Ours trains on 48,000 images, chooses
-the epoch on the other 12,000, and sees the test images once. Times are of training, evaluations within it included.
+Prints accuracy, time and their ratio. A: MLP. B: SimpleNet and AlexNet on FashionMNIST, and two
+regression nets on noise. C: RNN over rows. D: CNN, batch 1. E: linear regression on yields, softmax
+regression on MNIST. Each keeps its own loop, DataLoader, per-image conversion, hyperparameters and
+quirks; only the saving of whole pickled models is left out. Ours trains on 48,000 images, chooses
+the epoch on the other 12,000, and sees the test images once. Times are of training, evaluations
+within it included.
 """
 
 import os
@@ -29,17 +31,17 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from lineup import architectures  # noqa: E402
-from lineup.data.dataset import draw_part  # noqa: E402
 from lineup.data.sources import Source, read_source  # noqa: E402
+from lineup.data.splitting import channel_statistics, stratified_split  # noqa: E402
 from lineup.params import Augment, load_params  # noqa: E402
-from lineup.training import trainer as training  # noqa: E402
+from lineup.task import Task  # noqa: E402
 from lineup.training.batches import Batches  # noqa: E402
-from stages.split import measure  # noqa: E402
+from lineup.training.device import resolve_precision  # noqa: E402
+from lineup.training.trainer import Trainer  # noqa: E402
 
 SEED = 3
-Score = tuple[
-    float, float, float
-]  # accuracy (of regression: mean squared error), loss on the test images, seconds
+# accuracy (of regression: mean squared error), loss on the test images, seconds
+Score = tuple[float, float, float]
 
 
 class Pictures(Dataset):
@@ -78,7 +80,7 @@ def test(model: nn.Module, loader: DataLoader) -> tuple[float, float]:
 def fit(
     model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, every: int = 100
 ) -> None:
-    """Train one epoch; like the tutorials, look at loss and accuracy of the batch every so many steps."""
+    """Train one epoch; like the tutorials, look at the batch's scores every so many steps."""
     for step, (images, labels) in enumerate(loader):
         outputs = model(images)
         loss = functional.cross_entropy(outputs, labels)
@@ -94,11 +96,11 @@ def fit(
             )
 
 
-# --- as written -------------------------------------------------------------------------------------------------------
+# --- as written -----------------------------------------------------------------------------------
 
 
 def write_a() -> Score:
-    """Train the sigmoid MLP whose softmax is followed by the softmax of the loss; test after every epoch."""
+    """Train the sigmoid MLP whose softmax is followed by that of the loss; test every epoch."""
     torch.manual_seed(SEED)
     data = source("mnist")
     layers = nn.Flatten(), nn.Linear(784, 256), nn.Sigmoid(), nn.Linear(256, 10), nn.Softmax(dim=1)
@@ -115,7 +117,7 @@ def write_a() -> Score:
 
 
 def write_b(name: str, epochs: int = 10) -> Score:
-    """Train SimpleNet or AlexNet with Adam, weight decay and a step schedule; what is unstated there is ours."""
+    """Train SimpleNet or AlexNet with Adam and a step schedule; what is unstated is ours."""
     torch.manual_seed(1024)
     data = source("fashion-mnist")
     model = architectures.build(name, [1, 28, 28], 10, load_params().recipe(name)[1])
@@ -148,7 +150,7 @@ def write_b_regression(optimizer_class: type[torch.optim.Optimizer]) -> Score:
 
 
 class Rows(nn.Module):
-    """The tutorial's RNN: 28 rows of 28 features, three layers of 150, the identity as recurrent weights."""
+    """The tutorial's RNN: 28 rows, three layers of 150, the identity as recurrent weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +166,7 @@ class Rows(nn.Module):
 
 
 def write_c() -> Score:
-    """Train the RNN; its accuracy is counted right here, unlike there (a short last batch, one batch too few)."""
+    """Train the RNN; its accuracy is counted right, unlike there (a short last batch is not)."""
     torch.manual_seed(SEED)
     data = source("mnist")
     model = Rows()
@@ -194,7 +196,7 @@ def write_d() -> Score:
 
 
 def write_e(epochs: int = 10) -> Score:
-    """Train softmax regression with plain SGD, validate after every epoch, and prove that saving loses nothing."""
+    """Train softmax regression with plain SGD, validate every epoch, save without a loss."""
     torch.manual_seed(SEED)
     data = source("mnist")
     part, validation = random_split(Pictures(*data.train), [48_000, 12_000])
@@ -221,7 +223,7 @@ def write_e(epochs: int = 10) -> Score:
 
 
 def write_e_yields(by_hand: bool) -> Score:
-    """Fit apples and oranges to the weather, 100 epochs of gradient descent: by autograd alone, or torch's parts."""
+    """Fit apples and oranges to the weather in 100 epochs, by autograd alone or torch's parts."""
     torch.manual_seed(SEED)
     inputs, targets = source("yields").train
     layer, started = nn.Linear(3, 2), time.perf_counter()
@@ -246,56 +248,57 @@ def write_e_yields(by_hand: bool) -> Score:
     return loss, loss, time.perf_counter() - started
 
 
-# --- ours -------------------------------------------------------------------------------------------------------------
+# --- ours -----------------------------------------------------------------------------------------
 
 
 def train_ours(
     name: str, dataset: str = "mnist", hyperparameters: dict | None = None, **settings: object
 ) -> Score:
-    """Train `name` with the recipe of params.yaml, `settings` excepted, and score its best epoch on the test images."""
+    """Train `name` with the recipe of params.yaml but `settings`; score its best epoch on the test.
+
+    A table has no test: there the score is that of its own rows.
+    """
     params = load_params()
     recipe, own = params.recipe(name)
-    device = torch.device("cpu")
-    precision = training.resolve_precision(recipe.precision, device)
     data = source(dataset)
     inputs, targets = data.train
-    if data.task == "regression":
+    if data.task is Task.REGRESSION:
         parts, statistics = [torch.arange(len(inputs))] * 2, (torch.zeros(1), torch.ones(1))
     else:
-        parts = draw_part(targets, 0.2, SEED, data.classes, "validation", "split.validation")
-        statistics = measure(inputs[parts[0]])
+        words = "validation", "split.validation"
+        parts = stratified_split(targets, 0.2, SEED, data.classes, *words)
+        statistics = channel_statistics(inputs[parts[0]])
     epochs, _ = params.epochs(name, len(parts[0]))
+    precision = resolve_precision(recipe.precision, torch.device("cpu"))
     resolved = {"device": "cpu", "precision": precision, "epochs": epochs}
     recipe = recipe.model_copy(update=resolved | settings)
     torch.manual_seed(SEED)
-    shape, outputs = inputs.shape[1:], len(data.classes)
-    model = architectures.build(
-        name, shape, outputs, own if hyperparameters is None else hyperparameters
-    )
+    hyperparameters = own if hyperparameters is None else hyperparameters
+    model = architectures.build(name, inputs.shape[1:], len(data.classes), hyperparameters)
     train, validation = (Batches(inputs[part], targets[part], *statistics) for part in parts)
-    loop = training.Training(model, train, validation, recipe, SEED)
-    quiet = training.Reporter(*[lambda *_: None] * 4, lambda: False)
+    trainer = Trainer(model, train, validation, recipe, SEED)
     started = time.perf_counter()
-    loop.run(quiet, save=lambda _: None, due=lambda: False)
+    for _ in trainer.fit():
+        pass
     seconds = time.perf_counter() - started
-    if data.task == "regression":
-        loss = loop.progress.best_row["val_loss"]
+    if data.task is Task.REGRESSION:
+        loss = trainer.progress.best_row["val_loss"]
         return loss, loss, seconds
-    loop.model.load_state_dict(loop.best)
-    loop.validation, loop.average = Batches(*data.test, *statistics), None
-    scores = loop.validate()
+    trainer.model.load_state_dict(trainer.best)
+    trainer.validation, trainer.average = Batches(*data.test, *statistics), None
+    scores = trainer.validate()
     return scores["val_accuracy"], scores["val_loss"], seconds
 
 
 def train_garments(name: str) -> Score:
-    """Train on FashionMNIST: garments may be mirrored, are never turned, and take more epochs than digits."""
+    """Train on FashionMNIST: garments may be mirrored, are never turned, take more epochs."""
     hyperparameters = load_params().recipe(name)[1] | {"dropout": 0.1}
     augment = Augment(rotate=0, shift=0.05, scale=0, shear=0, flip=True, erase=0)
     return train_ours(name, "fashion-mnist", hyperparameters, epochs=16, augment=augment)
 
 
 def train_plainly(name: str, dataset: str, **settings: object) -> Score:
-    """Train a regression net on all rows at once, with a constant learning rate and nothing else."""
+    """Train a regression net on all rows at once, with a constant learning rate alone."""
     hyperparameters = {"hidden": [100], "batch_norm": False} if name == "mlp" else {}
     plain = {
         "schedule": "constant",
@@ -308,7 +311,7 @@ def train_plainly(name: str, dataset: str, **settings: object) -> Score:
     return train_ours(name, dataset, hyperparameters, **plain, precision="float32", **settings)
 
 
-# --- side by side -----------------------------------------------------------------------------------------------------
+# --- side by side ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -385,9 +388,7 @@ def main(
             flush=True,
         )
         rows.append((contest, written, contest.ours(), os.getloadavg()[0]))
-    print(
-        "\n| | | published | as written | loss | s | ours | loss | s | time, written / ours | load |"
-    )
+    print("\n| | | published | as written | loss | s | ours | loss | s | written / ours | load |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for contest, written, ours, load in rows:
         scores = (

@@ -1,33 +1,15 @@
 """What a person finds in the real `mlflow ui` after a real repro, seen through a real browser."""
 
 import re
-import shutil
 import signal
 from contextlib import suppress
 
 import pytest
+from helpers.browser import MARKS, open_browser
 from helpers.servers import Server
 from helpers.waiting import wait_for
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1600,1000",
-]
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (BROWSER and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"
-    ),
-]
+pytestmark = MARKS
 
 
 class Page:
@@ -67,17 +49,11 @@ class Page:
 
 @pytest.fixture(scope="module")
 def page(finished, tmp_path_factory):
-    from selenium import webdriver
-
     folder = tmp_path_factory.mktemp("ui")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
     server = Server(folder, "ui", "--workers", "1", cwd=finished.folder)
     try:
         server.start(finished.environment)
-        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+        browser = open_browser(folder / "browser")
         try:
             yield Page(browser, server.address)
         finally:

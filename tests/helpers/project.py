@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -44,6 +45,10 @@ class Project:
         )
         return result
 
+    def start(self, *command: str, **environment: str) -> "Command":
+        """Start a command here and go on."""
+        return Command(self, command, self.environment | environment)
+
     def set(self, **changes) -> None:
         """Change params.yaml: keys with dots written as double underscores."""
         path = self.folder / "params.yaml"
@@ -71,6 +76,23 @@ class Project:
     def read(self, name: str) -> str:
         """Return the text of a file."""
         return (self.folder / name).read_text()
+
+
+class Command:
+    """A command that runs; a file takes its output: a pipe that is full would stop it."""
+
+    def __init__(self, project: Project, command: tuple[str, ...], environment: dict) -> None:
+        words = [sys.executable if word == "python" else word for word in command]
+        self.file = project.folder / f"output-{time.monotonic_ns()}"
+        with self.file.open("wb") as out:
+            self.process = subprocess.Popen(
+                words, cwd=project.folder, env=environment, stdout=out, stderr=out
+            )
+
+    def output(self, code: int = 0) -> str:
+        """Wait for the end and return what was printed."""
+        assert self.process.wait(400) == code, self.file.read_text()[-3000:]
+        return self.file.read_text()
 
 
 def copy_sources(folder: Path) -> None:

@@ -4,6 +4,7 @@ import shutil
 from contextlib import chdir
 
 import torch
+import yaml
 
 from helpers.datasets import write_dataset, write_split
 from helpers.project import ROOT, Project
@@ -13,27 +14,14 @@ from lineup.training.batches import Batches
 from lineup.training.trainer import Epoch, Means, Step, Trainer
 
 OFF = {"rotate": 0, "shift": 0, "scale": 0, "shear": 0, "flip": False, "erase": 0}
-PLAIN = {
-    "epochs": 2,
-    "batch_size": 16,
-    "optimizer": "sgd",
-    "learning_rate": 0.1,
-    "momentum": 0.0,
-    "nesterov": False,
-    "weight_decay": 0.0,
-    "schedule": "constant",
-    "clip_norm": 0,
-    "label_smoothing": 0.0,
-    "ema": 0,
-    "monitor": "val_loss",
-    "mode": "min",
-    "patience": 0,
-    "keep_every": 0,
-    "top_k": 2,
-    "log_every": 100,
-    "precision": "float32",
-    "device": "cpu",
-}
+PLAIN = yaml.safe_load(
+    """
+    {epochs: 2, batch_size: 16, optimizer: sgd, learning_rate: 0.1, momentum: 0.0, nesterov: false,
+    weight_decay: 0.0, schedule: constant, clip_norm: 0, label_smoothing: 0.0, ema: 0,
+    monitor: val_loss, mode: min, patience: 0, keep_every: 0, top_k: 2, log_every: 100,
+    precision: float32, device: cpu}
+    """
+)
 
 
 def recipe(**changes):

@@ -231,6 +231,7 @@ def saved_epoch(project):
 
 def recorded(project):
     """Return status and all points of the only run in MLflow, each of which is there once."""
+    assert (project.folder / "mlflow.db").exists()  # it is the training's to make
     client = project.client()
     (found,) = client.search_runs([client.get_experiment_by_name("shades").experiment_id])
     names = set(found.data.metrics) - {"training_seconds"}
@@ -384,12 +385,13 @@ def test_a_training_whose_dvc_died_before_it_could_look_ends_at_once():
 @pytest.mark.slow
 def test_killing_dvc_alone_ends_its_training_and_the_next_repro_resumes_it(project_factory):
     project = project_factory("killed-dvc")
-    project.set(architectures=["mlp"], model="mlp", train__epochs=400, train__log_every=50)
+    project.set(architectures=["mlp"], model="mlp", train__epochs=200, train__log_every=50)
     pipeline = project.folder / "dvc.yaml"
-    often = "python tests/programs/train_saving_often.py"
-    pipeline.write_text(project.read("dvc.yaml").replace("python -m stages.train", often))
+    program = "python tests/programs/train_saving_often.py"
+    pipeline.write_text(project.read("dvc.yaml").replace("python -m stages.train", program))
+    often = {"SECONDS_BETWEEN_SAVES": "0.2"}
     repro = ["-m", "dvc", "repro", "train@mlp"]
-    dvc = start(project, *repro, LINEUP_TRACKING="on")
+    dvc = start(project, *repro, LINEUP_TRACKING="on", **often)
     wait_for(lambda: saved_epoch(project) >= 20, LONG)
     below = psutil.Process(dvc.pid).children(recursive=True)
     started = [process for process in below if process.name() != "sh"]
@@ -397,6 +399,6 @@ def test_killing_dvc_alone_ends_its_training_and_the_next_repro_resumes_it(proje
     dvc.kill()
     wait_for(lambda: not any(map(is_alive, started)))
     dvc.communicate()
-    assert saved_epoch(project) < 400 and not (project.folder / "models/mlp").exists()
-    assert "mlp: resumes at epoch" in project.run("python", *repro).stdout
-    assert len(project.read("models/mlp/history.csv").splitlines()) == 401
+    assert saved_epoch(project) < 200 and not (project.folder / "models/mlp").exists()
+    assert "mlp: resumes at epoch" in project.run("python", *repro, **often).stdout
+    assert len(project.read("models/mlp/history.csv").splitlines()) == 201

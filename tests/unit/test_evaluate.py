@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,6 @@ from helpers.evaluations import (
     write_project,
     write_regression,
 )
-from helpers.project import ROOT
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, log_loss
 
@@ -167,47 +164,6 @@ def test_a_regression_has_errors_and_no_words_of_classification(here, capsys):
     assert len(texts) >= 5
     names = [str(path) for path in Path("evaluation").rglob("*")]
     assert not re.search("accura|confus|class|mistake", " ".join(texts + names), re.IGNORECASE)
-
-
-def dvc(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=True
-    )
-    assert "WARNING" not in done.stdout + done.stderr and "failed" not in done.stderr, done.stderr
-    return done.stdout
-
-
-def commit(message):
-    subprocess.run(["git", "add", "--all", "--force", "evaluation", "dvc.yaml", ".dvc"], check=True)
-    name = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    subprocess.run(["git", *name, "commit", "--quiet", "--message", message], check=True)
-
-
-def test_dvc_plots_show_and_diff_work_with_fewer_architectures_and_with_a_regression(evaluated):
-    subprocess.run(["git", "init", "--quiet"], check=True)
-    dvc("init", "--quiet")
-    shutil.copytree(ROOT / ".dvc" / "plots", ".dvc/plots")
-    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
-    Path("dvc.yaml").write_text(yaml.safe_dump({"plots": plots}))
-    commit("both")
-    params = yaml.safe_load(Path("params.yaml").read_text()) | {"architectures": ["mlp"]}
-    Path("params.yaml").write_text(yaml.safe_dump(params))
-    evaluate.main()
-    commit("fewer")
-    write_regression()
-    evaluate.main()
-
-    dvc("plots", "show", "--out", "show")
-    assert "confusion" not in Path("show/index.html").read_text()
-    dvc("plots", "diff", "HEAD", "workspace", "--out", "tasks")
-    dvc("plots", "diff", "HEAD~1", "HEAD", "--out", "fewer")
-    page = Path("fewer/index.html").read_text()
-    assert (
-        '"architecture": "linear"' in page
-        and "Confusion on the test set" in page
-        and "errors.png" in page
-    )
-    assert "<DVC_METRIC" not in page
 
 
 def test_two_exports_of_a_model_are_the_same_bytes(evaluated):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from helpers.project import ROOT, Project
 from helpers.store import contents, points, runs, use_store
 from mlflow.exceptions import MlflowException
 
@@ -73,6 +74,16 @@ def test_a_mirror_beside_the_training_sends_what_was_added_since(client):
     live.update()
     run = runs(client, "e")["n"]
     assert (run.info.status, run.info.end_time) == ("FINISHED", log.status["time"])
+
+
+def test_the_process_beside_a_training_imports_no_torch(here, tmp_path):
+    log = begin()
+    log.set_status("FINISHED")
+    command = ["python", "-X", "importtime", "-m", "stages.sync", "--follow", RUN_ID]
+    result = Project(tmp_path).run(*command, PYTHONPATH=str(ROOT), DVC_ROOT=str(tmp_path))
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "lineup.tracking.mirror" in imported
+    assert not {"torch", "scipy.stats", "matplotlib", "onnx", "sklearn"} & imported
 
 
 def test_ten_thousand_points_are_sent_once(client):

@@ -295,18 +295,3 @@ def test_a_picture_on_standard_input_is_answered_without_torch_or_mlflow(model, 
         )
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout)[0]["class"] == "digit 4"
-
-
-def test_registered_models_are_found_by_alias_version_run_and_id_from_any_folder(
-    model, pictures, tmp_path
-):
-    program = ROOT / "tests/programs/open_registered.py"
-    environment = os.environ | {
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, program, model, pictures / "more/3.png"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("answer digit 3") == 5
-    assert "UserError no model at models:/digits@nobody" in done.stdout

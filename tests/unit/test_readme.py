@@ -4,17 +4,9 @@ import os
 import re
 import subprocess
 
-import pytest
 import yaml
 from helpers.project import ROOT
-
-README = (ROOT / "README.md").read_text()
-
-
-def code_block(after: str, language: str) -> str:
-    """Return the first code block of a language after a heading."""
-    section = README.split(after, 1)[1]
-    return re.search(rf"```{language}\n(.*?)```", section, re.S)[1]
+from helpers.readme import README, code_block
 
 
 def test_files_and_targets_that_the_readme_names_exist():
@@ -46,24 +38,3 @@ def test_the_command_for_names_that_are_not_utf_8_lists_them_alone(tmp_path):
     command = code_block("## Your own images", "sh")
     listed = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True)
     assert listed.stdout == "data/digits/Größe/".encode() + b"caf\xe9.png\n"
-
-
-@pytest.mark.slow
-def test_the_walk_through_with_images_of_your_own(project_factory):
-    project = project_factory("readme", images=0)
-    project.run("bash", "-euc", code_block("## Your own images", "bash"))
-    assert set(project.client().get_registered_model("digits").aliases) == {
-        "linear",
-        "mlp",
-        "champion",
-    }
-
-
-@pytest.mark.slow
-def test_an_architecture_of_your_own_is_one_file_and_one_section(project_factory):
-    project = project_factory("tiny")
-    path = project.folder / "lineup" / "architectures" / "tiny.py"
-    path.write_text(code_block("## An architecture of your own", "python"))
-    project.set(architectures=["tiny"], model="tiny", models__tiny={"hidden": 64})
-    project.run("dvc", "repro")
-    assert set(project.client().get_registered_model("digits").aliases) == {"tiny", "champion"}

@@ -1,13 +1,9 @@
 """Nothing of ours is unpickled, and no code of a store is run: every test plants a trap."""
 
-import io
-import pickle
-import zipfile
-from pathlib import Path
-
 import pytest
 import torch
 from helpers.models import write_model
+from helpers.traps import plain_pickle, plant, torch_pickle
 
 import lineup
 from lineup.architectures import build
@@ -19,23 +15,6 @@ from lineup.tensors import write_tensors
 from lineup.training.checkpoints import Checkpoint
 
 FACTS = {"classes": ["a", "b", "c"], "shape": [1, 8, 8]}
-HOSTILE_MLMODEL = """\
-flavors:
-  python_function:
-    loader_module: trap
-    code: code
-    python_version: 3.11.0
-"""
-
-
-class Bomb:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 @pytest.fixture
@@ -54,16 +33,10 @@ def model(tmp_path):
     return tmp_path / "model"
 
 
-def torch_pickle(content):
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("write", [pickle.dumps, torch_pickle])
+@pytest.mark.parametrize("write", [plain_pickle, torch_pickle])
 def test_a_pickle_in_the_place_of_weights_is_refused(model, trap, write):
     (model / "model.onnx").unlink()
-    (model / "model.safetensors").write_bytes(write({"weight": Bomb(trap)}))
+    (model / "model.safetensors").write_bytes(write(trap))
     digest = sha256(model / "model.safetensors")
     write_json(model / "model.json", read_json(model / "model.json") | {"weights_sha256": digest})
     for load in (load_deployable, open_classifier, lineup.load):
@@ -72,7 +45,7 @@ def test_a_pickle_in_the_place_of_weights_is_refused(model, trap, write):
 
 
 def test_a_pickle_in_the_place_of_the_onnx_file_is_refused(model, trap):
-    (model / "model.onnx").write_bytes(pickle.dumps(Bomb(trap)))
+    (model / "model.onnx").write_bytes(plain_pickle(trap))
     with pytest.raises(UserError, match="is not an ONNX file that can be used"):
         open_classifier(str(model))
 
@@ -93,7 +66,7 @@ def test_a_pickle_in_a_checkpoint_is_not_loaded_and_the_training_starts_again(
         checkpoint.load()
         checkpoint.save(({"epoch": 1}, {"weight": torch.ones(2)}))
         path = checkpoint.folder / checkpoint.saved_file
-        path.write_bytes(pickle.dumps(Bomb(trap)))
+        path.write_bytes(plain_pickle(trap))
         progress = read_json(checkpoint.progress_file)
         write_json(checkpoint.progress_file, progress | {"sha256": sha256(path)})
         again = Checkpoint("0" * 32)
@@ -101,19 +74,10 @@ def test_a_pickle_in_a_checkpoint_is_not_loaded_and_the_training_starts_again(
         assert "is damaged" in again.warning
 
 
-@pytest.mark.parametrize("keep_files", [True, False])
-def test_what_a_store_plants_beside_a_model_is_never_opened(model, trap, tmp_path, keep_files):
-    """An MLmodel that names code, and a pt2 archive with a pickle: the ways past former guards."""
-    (model / "MLmodel").write_text(HOSTILE_MLMODEL)
-    (model / "code").mkdir()
-    (model / "code/trap.py").write_text(f"open({str(trap)!r}, 'w')\n")
-    (model / "data").mkdir()
-    with zipfile.ZipFile(model / "data/model.pt2", "w") as archive:
-        archive.writestr("model/data/sample_inputs/model.pt", torch_pickle(Bomb(trap)))
-    if keep_files:
-        open_classifier(str(model))
-        lineup.load(str(model))
-        return
+def test_code_and_archives_beside_a_model_are_never_opened(model, trap):
+    plant(model, trap)
+    for load in (load_deployable, open_classifier, lineup.load):
+        load(model if load is load_deployable else str(model))
     for name in ("model.onnx", "model.safetensors", "model.json"):
         (model / name).unlink()
     with pytest.raises(UserError, match="registered by an older version; to renew it: dvc repro"):

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from helpers.project import ROOT, Project
 from helpers.store import use_store
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as MlflowStore
 
 from lineup.errors import UserError
-from lineup.tracking import location, sqlite_tables
+from lineup.tracking import location, sqlite_tables, store
 from lineup.tracking.store import StoreError
 from lineup.tracking.store import client as connect
 
@@ -40,6 +41,18 @@ def test_the_columns_that_are_asked_directly_exist_in_mlflows_schema():
         assert columns <= found, (
             f"MLflow changed its table {table}: see lineup/tracking/sqlite_tables.py"
         )
+
+
+def test_a_store_that_somebodys_mlflow_makes_at_the_same_time_is_kept(monkeypatch):
+    def make_after_somebody(uri, root):
+        with MlflowStore("sqlite:///mlflow.db", "mlartifacts").engine.begin() as database:
+            database.exec_driver_sql("CREATE TABLE theirs (x)")
+        return MlflowStore(uri, root)
+
+    monkeypatch.setattr(store, "SqlAlchemyStore", make_after_somebody)
+    connect().create_experiment("ours")
+    assert ask("SELECT * FROM theirs") == [] and ask("PRAGMA integrity_check") == [("ok",)]
+    assert not Path("mlflow.db.new").exists()
 
 
 @pytest.mark.parametrize("uri", ["", "sqlite:///mlflow.db", "sqlite:///mlflow.db?timeout=30"])

@@ -1,0 +1,180 @@
+"""Stores that fail in every way: a command loses seconds, and no point; `make sync` brings all."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.servers import broken_server, mlflow_server
+from helpers.store import contents, points, runs, stage, use_store
+from helpers.waiting import wait_for
+from mlflow import MlflowClient
+
+from lineup.errors import UserError
+from lineup.tracking.recording import record_evaluations, record_export
+
+SETTINGS = {"promote": "gate", "level": 0.05, "margin": 0.002}
+TRAIN = ("python", "-m", "stages.train", "linear")
+LIMIT = 10  # seconds that an outage may cost a command
+slow = pytest.mark.slow
+
+
+@pytest.fixture
+def unrecorded(project):
+    """A project with data, a split and an evaluation of linear, without models, runs and store."""
+    shutil.rmtree("models/linear")
+    shutil.rmtree(".lineup")
+    shutil.rmtree("mlartifacts")
+    for path in Path().glob("mlflow.db*"):
+        path.unlink()
+    project.set(architectures=["linear"], model="linear")
+    return project
+
+
+def assert_complete(client, is_registered=True):
+    """Hold the store's only run against models/linear: every epoch and step is there once."""
+    (run,) = runs(client).values()
+    assert run.info.status == "FINISHED" and "lineup.restored" not in run.data.tags
+    history = pd.read_csv("models/linear/history.csv").set_index("epoch")
+    for name in ("train_loss", "learning_rate"):
+        found = [(step, value) for step, _, value in points(client, run, name)]
+        assert found == list(history[name].items())
+    steps = [step for step, *_ in points(client, run, "step_loss")]
+    assert steps == sorted(set(steps)) and len(steps) == 2 * len(history)
+    if is_registered:
+        aliases = client.get_registered_model("digits").aliases
+        assert {name: int(number) for name, number in aliases.items()} == {
+            "linear": 1,
+            "champion": 1,
+        }
+        assert [
+            str(model.status) for model in client.search_logged_models([run.info.experiment_id])
+        ]
+
+
+@pytest.mark.parametrize(
+    "kind", ["refuses", pytest.param("hangs", marks=slow), pytest.param("answers 500", marks=slow)]
+)
+def test_a_server_that(kind, unrecorded, monkeypatch, capsys):
+    start = time.monotonic()
+    unrecorded.run(*TRAIN, LINEUP_TRACKING="off")
+    untracked = time.monotonic() - start
+    shutil.rmtree(".lineup")
+    with broken_server(kind) as address:
+        start = time.monotonic()
+        result = unrecorded.run(*TRAIN, MLFLOW_TRACKING_URI=address)
+        assert time.monotonic() - start < untracked + LIMIT + 5  # a busy machine imports slowly
+        assert result.stderr.count("fails (") == 1
+        assert "nothing is lost; later: make sync" in result.stdout
+        use_store(monkeypatch, address)
+        for record in (
+            lambda: record_evaluations(["linear"]),
+            lambda: print(record_export("linear", SETTINGS)),
+        ):
+            start = time.monotonic()
+            record()
+            assert time.monotonic() - start < LIMIT
+            printed = capsys.readouterr().out
+            assert printed.count("fails (") == 1 and "nothing is lost" in printed
+        with pytest.raises(UserError, match="nothing is lost, run make sync again later"):
+            stage("sync")
+    use_store(monkeypatch)  # another store takes what the first one missed
+    stage("sync")
+    assert_complete(unrecorded.client())
+
+
+def test_many_models_wait_for_a_hanging_server_once(project, monkeypatch, capsys):
+    before = contents(project.client())
+    monkeypatch.setattr("lineup.tracking.store.ANSWER_TIMEOUT_SECONDS", 1.0)
+    with broken_server("hangs") as address:
+        use_store(monkeypatch, address)
+        start = time.monotonic()
+        record_evaluations(["linear", "mlp"] * 3)
+        assert time.monotonic() - start < 3  # seconds
+    assert capsys.readouterr().out.count("fails (") == 1
+    use_store(monkeypatch)
+    stage("sync")
+    assert contents(project.client()) == before
+
+
+@slow
+def test_a_server_that_dies_in_the_middle_and_comes_back_has_every_point_once(
+    unrecorded, tmp_path, monkeypatch
+):
+    unrecorded.set(train__epochs=1500)
+    with mlflow_server(tmp_path / "server") as server:
+        client = MlflowClient(server.address, server.address)
+        training = unrecorded.start(*TRAIN, MLFLOW_TRACKING_URI=server.address)
+        wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics)
+        server.stop()
+        output = training.output()
+        assert output.count("fails (") == 1 and "make sync" in output
+        server.start()
+        unrecorded.run("python", "-m", "stages.sync", MLFLOW_TRACKING_URI=server.address)
+        assert_complete(client, is_registered=False)
+
+
+@slow
+def test_a_server_that_comes_back_during_the_training_gets_the_rest_at_once(unrecorded, tmp_path):
+    unrecorded.set(train__epochs=4000)
+    with mlflow_server(tmp_path / "server") as server:
+        client = MlflowClient(server.address, server.address)
+        training = unrecorded.start(*TRAIN, MLFLOW_TRACKING_URI=server.address)
+        wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics)
+        server.stop()
+        server.start()
+        assert "make sync" not in training.output()
+        assert_complete(client, is_registered=False)
+
+
+@pytest.mark.parametrize("kibibytes", [1, 16])  # which the first file needs, or the last
+def test_a_full_disk_stops_a_training_with_one_line_and_the_next_one_completes_it(
+    unrecorded, kibibytes
+):
+    environment = {"PYTHONDONTWRITEBYTECODE": "1"}
+    limited = f"ulimit -f {kibibytes}; exec python -m stages.train linear"
+    result = unrecorded.run("bash", "-c", limited, check=False, **environment)
+    assert result.returncode == 1
+    assert "make room there and run the same command again" in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    unrecorded.run(*TRAIN)
+    stage("sync")
+    assert_complete(unrecorded.client(), is_registered=False)
+
+
+def test_a_full_disk_of_the_store_is_an_error_and_later_nothing_is_missing(unrecorded, monkeypatch):
+    unrecorded.run(*TRAIN, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    unrecorded.run(
+        "python", "-m", "stages.sync", MLFLOW_TRACKING_URI="http://127.0.0.1:9", check=False
+    )
+    limited = "ulimit -f 6; exec python -m stages.sync"
+    environment = {"PYTHONDONTWRITEBYTECODE": "1"}
+    for _ in range(2):
+        result = unrecorded.run("bash", "-c", limited, check=False, **environment)
+        assert result.returncode == 2 and "nothing is lost" in result.stderr, result.stderr
+    record_export("linear", SETTINGS)
+    stage("sync")
+    assert_complete(unrecorded.client())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody without rights")
+def test_a_store_that_cannot_be_written_is_a_warning_and_everything_is_kept(project, capsys):
+    client = project.client()
+    before = contents(client)
+    number = client.get_model_version_by_alias("digits", "mlp").version
+    client.delete_model_version("digits", number)
+    for path in (project.folder, *project.folder.parents[:-2]):
+        path.chmod(path.stat().st_mode | 0o555)
+    for path in (Path(".lineup"), *Path(".lineup").rglob("*")):
+        os.chown(path, 65534, 65534)
+    os.seteuid(65534)
+    try:
+        record_evaluations(["mlp"])
+    finally:
+        os.seteuid(0)
+    printed = capsys.readouterr().out
+    assert "fails (" in printed and "nothing is lost, later: make sync" in printed
+    project.run("python", "-m", "stages.sync")
+    assert contents(client) == before
