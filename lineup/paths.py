@@ -33,9 +33,9 @@ HISTORY = "history.csv"
 RUN_JSON = "run.json"
 ONNX = "model.onnx"
 INT8_ONNX = "model.int8.onnx"
-SCORES = "metrics.json"
+SCORES = "metrics.json"  # of one architecture; METRICS_JSON are those of what ships
 PREDICTIONS = "predictions.safetensors"  # on the test split
-VALIDATION = "validation.safetensors"  # correctness on the validation split
+VALIDATION = "validation.safetensors"  # outputs on the validation split, and how good each is
 
 
 def raw(split: str) -> Path:

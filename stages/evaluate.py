@@ -4,8 +4,7 @@ import os
 import shutil
 
 from lineup.cli import progress, run
-from lineup.files import write_text
-from lineup.paths import EVALUATION, MODELS, PLOTS
+from lineup.paths import EVALUATION, MODELS
 from lineup.task import Task
 from lineup.tracking.location import enabled
 
@@ -16,50 +15,33 @@ def main() -> None:
 
     params = load_params()
 
-    import pandas as pd
-
     from lineup.evaluation import leaderboard
-    from lineup.evaluation.evaluator import (
-        Examples,
-        evaluate_model,
-        explain_classes,
-        explain_values,
-        load_models,
-    )
+    from lineup.evaluation.evaluator import Examples, evaluate_model, load_models
     from lineup.training.checkpoints import remove_finished
 
     if "DVC_STAGE" in os.environ:  # then DVC has the outputs of the trainings now
         for name in params.architectures:
             remove_finished(MODELS / name)
     examples = Examples.read()
-    dataset, (inputs, targets) = examples.dataset, examples.test
-    is_classification = dataset.task is Task.CLASSIFICATION
+    dataset = examples.dataset
     models = load_models(params.architectures, dataset)
     shutil.rmtree(EVALUATION, ignore_errors=True)
 
-    rows, outputs, confusions = [], {}, []
+    evaluations = []
     with progress(unit="architectures") as bar:
         for name in bar.track(params.architectures, description="Evaluating"):
-            evaluated = evaluate_model(name, models[name], examples, params.evaluate)
-            rows.append(evaluated.row)
-            outputs[name] = evaluated.outputs
-            if is_classification:
-                table = explain_classes(name, evaluated.outputs, examples, params.evaluate)
-                confusions.append(table)
-            else:
-                explain_values(name, evaluated.outputs, examples)
+            evaluations.append(evaluate_model(name, models[name], examples, params.evaluate))
 
-    rows.sort(key=leaderboard.rank)
+    evaluations.sort(key=leaderboard.rank)
+    rows = [evaluation.row for evaluation in evaluations]
     names = [row["architecture"] for row in rows]
     leaderboard.write_learning_curves(names)
-    if is_classification:
-        predictions = {name: outputs[name].argmax(1) for name in names}
-        write_text(PLOTS / "confusion.csv", pd.concat(confusions).to_csv(index=False))
-        leaderboard.compare_pairs(rows, predictions, targets)
-        leaderboard.draw_disagreements(predictions, inputs, targets, dataset.classes)
+    if dataset.task is Task.CLASSIFICATION:
+        leaderboard.write_confusion(evaluations)
+        leaderboard.compare(evaluations, examples)
     leaderboard.write_leaderboard(rows, params.evaluate.confidence, dataset)
     if enabled():
-        from lineup.tracking.recording import record_evaluations
+        from lineup.tracking.sync import record_evaluations
 
         record_evaluations(params.architectures)
 

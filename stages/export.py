@@ -18,7 +18,7 @@ def main() -> None:
     write_json(METRICS_JSON, scores)
     print(f"{EXPORT}/ holds {params.model}, equal to the trained model on every test input")
     if enabled():
-        from lineup.tracking.recording import record_export
+        from lineup.tracking.sync import record_export
 
         print(record_export(params.model, params.export.model_dump()))
     print(f"Next: python {EXPORT}/example.py · python -m stages.predict --model {EXPORT} PICTURE")

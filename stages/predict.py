@@ -9,6 +9,10 @@ from lineup.cli import run
 from lineup.errors import UserError
 
 MAX_DRAWN = 12  # pictures in one --explain
+OUTDATED = (
+    "warning: {model} was made before models kept how their pictures are prepared; only pictures "
+    "of its own size are surely read right. To renew it: dvc repro"
+)
 
 
 def main(
@@ -45,16 +49,11 @@ def main(
     from lineup.serving.sources import find_sources
 
     sources, notes = find_sources(pictures)
-    for note in notes:
-        typer.echo(note, err=True)
     classifier = open_classifier(model)
     if classifier.is_outdated:
-        typer.echo(
-            f"warning: {model or 'the champion'} was made before models kept how their pictures "
-            "are prepared; only pictures of its own size are surely read right. To renew it: "
-            "dvc repro",
-            err=True,
-        )
+        notes.append(OUTDATED.format(model=model or "the champion"))
+    for note in notes:
+        typer.echo(note, err=True)
     answers, errors = classify(classifier, sources, MAX_DRAWN if explain else 0)
     if answers:
         printer = print_json if as_json else print_csv if as_csv else print_table

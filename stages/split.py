@@ -28,14 +28,8 @@ def main() -> None:
     inputs, targets = load("train", dataset.task)
 
     if dataset.task is Task.CLASSIFICATION:
-        train, validation = stratified_split(
-            targets,
-            settings.validation,
-            settings.seed,
-            dataset.classes,
-            "validation",
-            "split.validation",
-        )
+        names = dataset.classes, "validation", "split.validation"
+        train, validation = stratified_split(targets, settings.validation, settings.seed, *names)
         mean, std = channel_statistics(inputs[train])
         samples = {
             name: inputs[train][targets[train] == label][:SAMPLES_PER_CLASS]

@@ -1,5 +1,6 @@
 """Record in MLflow what it lacks: after an outage, on a new server, in a clone after `dvc pull`."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -18,15 +19,15 @@ def main(
     if not enabled():
         raise UserError("LINEUP_TRACKING is off; unset it to sync")
     if follow:
-        from lineup.tracking import follow as follower
+        from lineup.tracking.follower_process import follow_run
 
-        follower.follow(follow)
+        sys.exit(follow_run(follow))
 
     from lineup.params import load_params
 
     params = load_params()
 
-    from lineup.tracking.recording import adopt_outputs, sync
+    from lineup.tracking.sync import adopt_outputs, sync
 
     adopt_outputs(params)
     sync()

@@ -1,4 +1,4 @@
-"""File contents → tensors: IDX of the MNIST family, CIFAR-10's binary archive, noise, tables."""
+"""Readers of file formats; sources.READERS and dataset_yaml.FORMATS name them."""
 
 from __future__ import annotations
 

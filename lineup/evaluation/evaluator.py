@@ -57,11 +57,12 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class Evaluation:
     """What the leaderboard needs of one model."""
 
     row: dict[str, Any]  # architecture, scores, microseconds per image
     outputs: Tensor  # on the test split, (N, K)
+    confusion: pd.DataFrame | None  # of a classifier
 
 
 def load_models(names: list[str], dataset: Dataset) -> dict[str, Deployable]:
@@ -74,7 +75,7 @@ def load_models(names: list[str], dataset: Dataset) -> dict[str, Deployable]:
 
 def evaluate_model(
     name: str, model: Deployable, examples: Examples, settings: Evaluate
-) -> Evaluated:
+) -> Evaluation:
     """Write evaluation/<name>/: the file that ships, verified and scored; UserError if not."""
     folder = EVALUATION / name
     write_onnx(model, folder / ONNX)
@@ -98,7 +99,12 @@ def evaluate_model(
     np.save(folder / "example.npy", _bright_examples(inputs))
     draw_model(name, model, inputs)
     row = {"architecture": name, **scores, "time_per_image_us": round(microseconds, 1)}
-    return Evaluated(row, outputs)
+    if model.is_classification:
+        return Evaluation(row, outputs, explain_classes(name, outputs, examples, settings))
+    plots.draw_predictions(
+        outputs, targets, examples.dataset.classes, PLOTS / name / "predictions.png"
+    )
+    return Evaluation(row, outputs, confusion=None)
 
 
 def _check_fits(name: str, model: Deployable, dataset: Dataset) -> None:
@@ -175,12 +181,6 @@ def explain_classes(
     error = metrics.calibration_error(bins)
     plots.draw_calibration(bins, error, folder / "calibration.png")
     return confusion_table(name, matrix, classes)
-
-
-def explain_values(name: str, outputs: Tensor, examples: Examples) -> None:
-    """Draw a regression's outputs against its targets."""
-    path = PLOTS / name / "predictions.png"
-    plots.draw_predictions(outputs, examples.test[1], examples.dataset.classes, path)
 
 
 def _write_predictions(name: str, outputs: Tensor, labels: Tensor, classes: list[str]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from lineup.data.dataset import Dataset
 from lineup.evaluation import image_plots, plots
 from lineup.evaluation.comparisons import mcnemar, readable_p
+from lineup.evaluation.evaluator import Evaluation, Examples
 from lineup.files import write_json, write_text
 from lineup.paths import EVALUATION, HISTORY, MODELS, PLOTS
 
@@ -24,8 +25,9 @@ COMPARISON = ["a", "b", "only_a", "only_b", "p_one_sided", "p_two_sided"]
 Row = dict[str, Any]
 
 
-def rank(row: Row) -> tuple[float, float, str]:
+def rank(evaluation: Evaluation) -> tuple[float, float, str]:
     """Return what the leaderboard is sorted by: validation score, validation loss, name."""
+    row = evaluation.row
     return -row.get("val_accuracy", 0), row["val_loss"], row["architecture"]
 
 
@@ -120,7 +122,25 @@ def write_learning_curves(names: list[str]) -> None:
     plots.draw_learning_curves(histories, EVALUATION / "learning_curves.png")
 
 
-def compare_pairs(rows: list[Row], predictions: Mapping[str, Tensor], labels: Tensor) -> None:
+def write_confusion(evaluations: list[Evaluation]) -> None:
+    """Write all confusions in one table with an architecture column."""
+    table = pd.concat([evaluation.confusion for evaluation in evaluations])
+    write_text(PLOTS / "confusion.csv", table.to_csv(index=False))
+
+
+def compare(evaluations: list[Evaluation], examples: Examples) -> None:
+    """Test whether classifiers, sorted by rank, differ, and draw where they do.
+
+    The p-values against the first one also go into their rows.
+    """
+    rows = [evaluation.row for evaluation in evaluations]
+    predictions = {e.row["architecture"]: e.outputs.argmax(1) for e in evaluations}
+    images, labels = examples.test
+    _compare_pairs(rows, predictions, labels)
+    _draw_disagreements(predictions, images, labels, examples.dataset.classes)
+
+
+def _compare_pairs(rows: list[Row], predictions: Mapping[str, Tensor], labels: Tensor) -> None:
     """Write the exact McNemar test of every pair; the leader's p-values also go into `rows`."""
     table = []
     for first, second in combinations(rows, 2):
@@ -133,7 +153,7 @@ def compare_pairs(rows: list[Row], predictions: Mapping[str, Tensor], labels: Te
     write_text(EVALUATION / "comparisons.csv", comparisons.to_csv(index=False))
 
 
-def draw_disagreements(
+def _draw_disagreements(
     predictions: Mapping[str, Tensor], images: Tensor, labels: Tensor, classes: list[str]
 ) -> None:
     """Draw the images on which the architectures differ most; nothing where there is only one."""

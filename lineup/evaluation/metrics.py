@@ -1,4 +1,4 @@
-"""Numbers about predictions; scikit-learn and SciPy compute those of classes."""
+"""Numbers about predictions; those that training reports too are in scores.py."""
 
 from __future__ import annotations
 

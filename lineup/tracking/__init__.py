@@ -1,1 +1,13 @@
-"""The only room that knows MLflow: run folders, their mirror, the registry, the gate."""
+"""The only room that knows MLflow: what the files say is recorded there.
+
+Points and files of a training go through these modules, in this order:
+
+    run_recorder    the training's side: events → the run folder, and a follower beside it
+    run_log         the run folder .lineup/runs/<run id>/: files, the truth
+    mirror          makes a run in MLflow equal to its folder; used by follower_process while a
+                    training runs, and by sync after evaluate, after export and by `make sync`
+    registry        a version of what evaluate verified
+    promotion       the gate before @champion
+
+names, location, sqlite_tables and run_log import no MLflow, which takes a second.
+"""

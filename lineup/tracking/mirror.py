@@ -36,6 +36,7 @@ MAX_METRICS = 1000  # of MLflow, per request
 MAX_PARAMS = 100
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 5000
+SECONDS_TO_DIE = 0.5  # a killed process closes its pipes before its locks
 
 
 class Mirror:
@@ -157,6 +158,7 @@ class Mirror:
         if status["status"] == "RUNNING":
             if info.status != "RUNNING":  # it was killed, and goes on
                 self.client.update_run(info.run_id, status="RUNNING")
+                self.run = self.client.get_run(info.run_id)
         elif (info.status, info.end_time) != (status["status"], status["time"]):
             self.client.set_terminated(info.run_id, status["status"], status["time"])
         self.status_sent = status["status"]
@@ -174,7 +176,7 @@ class Mirror:
         if status["status"] != "RUNNING" or self.is_live:
             return status
         lock = self.log.start["tags"].get("lineup.lock")
-        if lock and is_locked(Path(lock)):
+        if lock and is_locked(Path(lock), SECONDS_TO_DIE):
             return status
         killed_before = self.run.info.status == "KILLED"
         time = self.run.info.end_time if killed_before else now_ms()
@@ -237,11 +239,11 @@ def close_abandoned_runs(client: MlflowClient, host: str) -> None:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
-def is_locked(path: Path) -> bool:
-    """Tell whether a process holds a lock file."""
+def is_locked(path: Path, timeout: float = 0) -> bool:
+    """Tell whether a process holds a lock file, and goes on holding it for `timeout` seconds."""
     if not path.parent.is_dir():
         return False
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=timeout)
     try:
         lock.acquire()
     except TimeoutError:

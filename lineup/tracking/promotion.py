@@ -64,21 +64,24 @@ def decide(
     client: MlflowClient,
     candidate: ModelVersion,
     champion: ModelVersion | None,
-    settings: dict[str, Any],
+    wish: dict[str, Any],
     validation: Path,
 ) -> Decision:
-    """Return whether the candidate may be champion; `validation` holds its correctness."""
+    """Return whether the candidate may be champion; `validation` holds its correctness.
+
+    `wish` holds export's settings at the time of the export.
+    """
     if champion and champion.version == candidate.version:
         return Decision(True, "it was the champion already")
-    if settings["promote"] != "gate":
-        is_forced = settings["promote"] == "always"
-        return Decision(is_forced, f"export.promote is '{settings['promote']}'")
+    if wish["promote"] != "gate":
+        is_forced = wish["promote"] == "always"
+        return Decision(is_forced, f"export.promote is '{wish['promote']}'")
     if champion is None:
         return Decision(True, "there was no champion")
     if obstacle := _obstacle(candidate, champion):
         hint = "so they can't be compared; to replace it: dvc exp run -S export.promote=always"
         return Decision(False, f"champion version {champion.version} {obstacle}, {hint}")
-    return _compare(client, candidate, champion, settings, validation)
+    return _compare(client, candidate, champion, wish, validation)
 
 
 def _obstacle(candidate: ModelVersion, champion: ModelVersion) -> str:
@@ -93,7 +96,7 @@ def _compare(
     client: MlflowClient,
     candidate: ModelVersion,
     champion: ModelVersion,
-    settings: dict[str, Any],
+    wish: dict[str, Any],
     validation: Path,
 ) -> Decision:
     source = f"models:/{champion.name}/{champion.version}/extra_files/{VALIDATION}"
@@ -110,12 +113,12 @@ def _compare(
         f"of {count} validation examples only it gets {test['only_a']} right, only champion "
         f"version {champion.version} {test['only_b']}, p = {test['p_one_sided']:.3g}"
     )
-    if test["p_one_sided"] < settings["level"]:
+    if test["p_one_sided"] < wish["level"]:
         return Decision(False, f"significantly worse: {numbers}")
     best = best_champion(client, candidate)
     accuracy = float(candidate.tags.get("val_accuracy", "nan"))
-    if accuracy < best - settings["margin"]:
-        far = f"more than {settings['margin']} below the best champion's {best:.4f}"
+    if accuracy < best - wish["margin"]:
+        far = f"more than {wish['margin']} below the best champion's {best:.4f}"
         return Decision(False, f"validation accuracy {accuracy:.4f} is {far}")
     is_better = test["only_a"] > test["only_b"]
     return Decision(True, f"{'better' if is_better else 'not significantly worse'}: {numbers}")

@@ -15,7 +15,7 @@ ERASED_RATIO = (0.3, 3.3)  # of the rectangle's sides
 
 
 def augment(images: Tensor, settings: Augment) -> Tensor:
-    """Return float images (N, C, H, W) changed at random as `settings` say."""
+    """Return float images (N, C, H, W), 0–255, changed at random as `settings` say."""
     if settings.rotate or settings.shift or settings.scale or settings.shear:
         images = random_affine(images, settings)
     if settings.flip:

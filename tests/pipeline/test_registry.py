@@ -12,8 +12,8 @@ from helpers.store import changes_of, contents, runs, stage, use_store
 from lineup.files import read_json, sha256, write_json
 from lineup.tensors import read_tensors, write_tensors
 from lineup.tracking.names import RUN_ID
-from lineup.tracking.recording import record_evaluations, record_export
 from lineup.tracking.run_log import RunLog, now_ms
+from lineup.tracking.sync import record_evaluations, record_export
 
 GATE = {"promote": "gate", "level": 0.05, "margin": 0.002}
 COUNT = 48  # validation images

@@ -20,8 +20,8 @@ from lineup.serving.classifier import open_classifier
 from lineup.serving.deployable import load_deployable
 from lineup.tensors import read_tensors
 from lineup.tracking.catalog import registered_architectures
-from lineup.tracking.recording import record_export
 from lineup.tracking.sqlite_tables import find_model_locally
+from lineup.tracking.sync import record_export
 
 GATE = {"promote": "gate", "level": 0.05, "margin": 0.002}
 

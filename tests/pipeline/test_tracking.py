@@ -16,8 +16,8 @@ from lineup.errors import UserError
 from lineup.files import read_json, write_json
 from lineup.params import Train
 from lineup.tracking.names import RUN_ID
-from lineup.tracking.recording import record_evaluations, record_export
 from lineup.tracking.run_log import RunLog, run_logs
+from lineup.tracking.sync import record_evaluations, record_export
 
 
 @pytest.fixture(scope="module")

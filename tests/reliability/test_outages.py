@@ -13,7 +13,7 @@ from helpers.waiting import wait_for
 from mlflow import MlflowClient
 
 from lineup.errors import UserError
-from lineup.tracking.recording import record_evaluations, record_export
+from lineup.tracking.sync import record_evaluations, record_export
 
 SETTINGS = {"promote": "gate", "level": 0.05, "margin": 0.002}
 TRAIN = ("python", "-m", "stages.train", "linear")

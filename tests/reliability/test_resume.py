@@ -265,7 +265,8 @@ def test_killed_by_every_signal_in_turn_a_training_ends_as_if_nothing_had_happen
     tmp_path, undisturbed
 ):
     project = make_project(tmp_path)
-    for epoch, number in [(2, signal.SIGKILL), (8, signal.SIGTERM), (14, signal.SIGINT)]:
+    kills = [(2, signal.SIGKILL), (6, signal.SIGKILL), (10, signal.SIGTERM), (14, signal.SIGINT)]
+    for epoch, number in kills:
         process = start_and_stop(project, epoch, LINEUP_TRACKING="on")
         wait_for(lambda: recorded(project)[0] == "RUNNING", LONG)
         process.send_signal(number)
@@ -274,7 +275,7 @@ def test_killed_by_every_signal_in_turn_a_training_ends_as_if_nothing_had_happen
         assert process.returncode == (-number if number == signal.SIGKILL else 130), output
         assert number == signal.SIGKILL or "the same command resumes there" in output
         assert "Traceback" not in output and not (tmp_path / "models").exists()
-        assert recorded(project)[0] == "KILLED"
+        assert recorded(project)[0] == "KILLED", output
         assert epoch <= saved_epoch(project) < EPOCHS
     assert "resumes at epoch" in train(project, tracking="on")
     assert outputs(project) == outputs(undisturbed)

@@ -45,7 +45,7 @@ class _Session:
             print(f"{failure}; nothing is lost, training goes on", file=sys.stderr, flush=True)
 
 
-def follow(run_id: str) -> None:
+def follow_run(run_id: str) -> int:
     """Mirror a run now and then until standard input closes, then the rest; exit code 1 if not."""
     session = _Session(RunLog(run_id))
     is_over = threading.Event()
@@ -56,7 +56,7 @@ def follow(run_id: str) -> None:
         is_over.wait(SECONDS_AFTER_FAILURE if session.has_failed else SECONDS_BETWEEN_UPDATES)
     if not session.has_failed:
         session.update(is_over=True)
-    sys.exit(1 if session.has_failed else 0)
+    return 1 if session.has_failed else 0
 
 
 def _wait_for_end(is_over: threading.Event) -> None:
