@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import threading
 
-from lineup.tracking.location import store_uri
+from lineup.tracking.location import host, store_uri
 from lineup.tracking.mirror import Mirror, close_abandoned_runs
 from lineup.tracking.run_log import RunLog
 from lineup.tracking.store import client, summary
@@ -28,7 +27,7 @@ class _Session:
         try:
             if self.mirror is None:
                 connected = client()
-                close_abandoned_runs(connected, socket.gethostname())
+                close_abandoned_runs(connected, host())
                 self.mirror = Mirror(self.log, connected, is_live=True)
             self.mirror.is_live = not is_over
             self.mirror.update()

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from lineup.paths import DVC_LOCK
+from lineup.tracking.location import host
 
 CHANGED_BY_REPRO = [":(exclude)dvc.lock", ":(exclude)metrics.json"]
 MAX_PATCH_BYTES = 20_000_000
@@ -75,7 +76,7 @@ def tags() -> dict[str, str]:
         "dvc_exp_name": os.environ.get("DVC_EXP_NAME", ""),
         "dvc_exp_baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV", ""),
         "python": platform.python_version(),
-        "host": platform.node(),
+        "host": host(),
         "hardware": _hardware(),
     }
     found |= {package: version(package) for package in ("torch", "dvc", "mlflow")}

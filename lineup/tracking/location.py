@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 from lineup.paths import repository
@@ -16,6 +17,11 @@ _REGISTRY_URI = os.environ.get("MLFLOW_REGISTRY_URI", "")
 def enabled() -> bool:
     """Tell whether tracking is on; LINEUP_TRACKING=off turns it off."""
     return os.environ.get("LINEUP_TRACKING", "on").lower() not in ("off", "0", "false", "no")
+
+
+def host() -> str:
+    """Return this machine's name: runs carry it, and only here it is known which still train."""
+    return platform.node()
 
 
 def database() -> Path | None:
