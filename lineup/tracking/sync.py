@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -32,7 +31,7 @@ from lineup.paths import (
     state_dir,
 )
 from lineup.tracking.lineage import dataset_names, flatten
-from lineup.tracking.location import enabled, store_uri
+from lineup.tracking.location import enabled, host, store_uri
 from lineup.tracking.mirror import Mirror, close_abandoned_runs
 from lineup.tracking.names import RESTORED
 from lineup.tracking.promotion import exported_at, promote
@@ -161,7 +160,7 @@ def _record(logs: list[RunLog]) -> tuple[dict[str, str], str]:
 
 def _connect() -> MlflowClient:
     connected = client()
-    close_abandoned_runs(connected, socket.gethostname())
+    close_abandoned_runs(connected, host())
     return connected
 
 
@@ -228,8 +227,9 @@ def _add_evaluation(log: RunLog, architecture: str) -> None:
     if note.exists() and read_json(note)["digest"] == digest:
         return
     copy(folder, log.evaluation)
-    copy(folder, log.artifacts / "evaluation")
-    (log.artifacts / "evaluation" / ONNX).unlink()  # the registered model has it
+    for path in sorted(folder.glob("*")):
+        if path.name != ONNX:  # the registered model has it
+            log.add_artifact(path, "evaluation")
     for path in sorted(plots.glob("*")):
         log.add_artifact(path, "plots")
     write_json(note, {"digest": digest, "time": now_ms()})
