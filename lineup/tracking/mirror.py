@@ -54,6 +54,7 @@ class Mirror:
         self.run: Run | None = None
         self.cursor: dict[str, Any] = {}
         self.status_sent = ""
+        self.stamps: dict[str, tuple[int, int]] = {}  # of artifacts that need no second look
 
     def _open_experiment(self) -> Experiment:
         name = self.log.start["experiment"]
@@ -142,6 +143,9 @@ class Mirror:
             if not path.is_file() or path.name.endswith(".tmp"):
                 continue
             name = path.relative_to(self.log.artifacts).as_posix()
+            stamp = path.stat().st_mtime_ns, path.stat().st_size
+            if self.stamps.get(name) == stamp:
+                continue
             digest = sha256(path)
             if manifest.get(name) != digest:
                 folder = str(Path(name).parent)
@@ -149,6 +153,7 @@ class Mirror:
                 self.client.log_artifact(self.run.info.run_id, str(path), place)
                 manifest[name] = digest
                 self._move_cursor(artifacts=dict(manifest))
+            self.stamps[name] = stamp
 
     def _send_status(self) -> None:
         status, info = self._status(), self.run.info
