@@ -99,15 +99,21 @@ def test_many_models_wait_for_a_hanging_server_once(project, monkeypatch, capsys
     assert contents(project.client()) == before
 
 
+def start_on(server, project):
+    """Start a training that records on a server; return a client and it, once points are there."""
+    client = MlflowClient(server.address, server.address)
+    training = project.start(*TRAIN, MLFLOW_TRACKING_URI=server.address)
+    wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics)
+    return client, training
+
+
 @slow
 def test_a_server_that_dies_in_the_middle_and_comes_back_has_every_point_once(
     unrecorded, tmp_path, monkeypatch
 ):
     unrecorded.set(train__epochs=1500)
     with mlflow_server(tmp_path / "server") as server:
-        client = MlflowClient(server.address, server.address)
-        training = unrecorded.start(*TRAIN, MLFLOW_TRACKING_URI=server.address)
-        wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics)
+        client, training = start_on(server, unrecorded)
         server.stop()
         output = training.output()
         assert output.count("fails (") == 1 and "make sync" in output
@@ -120,9 +126,7 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_has_every_point_once(
 def test_a_server_that_comes_back_during_the_training_gets_the_rest_at_once(unrecorded, tmp_path):
     unrecorded.set(train__epochs=4000)
     with mlflow_server(tmp_path / "server") as server:
-        client = MlflowClient(server.address, server.address)
-        training = unrecorded.start(*TRAIN, MLFLOW_TRACKING_URI=server.address)
-        wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics)
+        client, training = start_on(server, unrecorded)
         server.stop()
         server.start()
         assert "make sync" not in training.output()
