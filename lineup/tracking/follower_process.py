@@ -49,11 +49,13 @@ def follow_run(run_id: str) -> int:
     session = _Session(RunLog(run_id))
     is_over = threading.Event()
     threading.Thread(target=_wait_for_end, args=[is_over], daemon=True).start()
+    has_just_failed = False
     while not is_over.is_set():
         if session.log.is_started:
             session.update()
+        has_just_failed = session.has_failed and is_over.is_set()
         is_over.wait(SECONDS_AFTER_FAILURE if session.has_failed else SECONDS_BETWEEN_UPDATES)
-    if not session.has_failed:
+    if not has_just_failed:  # the store may be back since the last try
         session.update(is_over=True)
     return 1 if session.has_failed else 0
 

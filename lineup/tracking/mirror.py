@@ -33,6 +33,7 @@ from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import open_experiment
 
 MAX_METRICS = 1000  # of MLflow, per request
+MAX_POINTS = 500  # sent between two moves of the cursor; each has several metrics
 MAX_PARAMS = 100
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 5000
@@ -131,10 +132,11 @@ class Mirror:
     # --- what grows -------------------------------------------------------------------------------
 
     def _send_points(self) -> None:
-        points, end = self.log.read_points(self.cursor["points"])
-        if points:
+        points, end = self.log.read_points(self.cursor["points"], MAX_POINTS)
+        while points:  # the cursor moves often: whoever waits sees that something is sent
             log_metrics(self.client, self.run.info.run_id, to_metrics(points))
             self._move_cursor(points=end)
+            points, end = self.log.read_points(end, MAX_POINTS)
 
     def _send_artifacts(self) -> None:
         """Send files that the manifest lacks or has otherwise: MLflow lists no digests."""

@@ -78,16 +78,17 @@ class RunLog:
         os.truncate(self.points_file, size)
         return {(point["step"], ",".join(point["values"])) for point in points}
 
-    def read_points(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Return the points from byte `offset` on, without a torn last line, and where they end."""
+    def read_points(
+        self, offset: int = 0, most: int | None = None
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Return points from byte `offset` on, without a torn last line, and where they end."""
         if not self.points_file.exists():
             return [], 0
         with self.points_file.open("rb") as file:
             file.seek(offset)
             content = file.read()
-        content = content[: content.rfind(b"\n") + 1]
-        points = [json.loads(line) for line in content.splitlines()]
-        return points, offset + len(content)
+        lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)[:most]
+        return [json.loads(line) for line in lines], offset + sum(map(len, lines))
 
     def set_status(self, status: str, error: str = "") -> None:
         """Append a status."""
