@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,6 +24,9 @@ from lineup.errors import UserError, nearest
 from lineup.paths import ARCHITECTURES, PARAMS
 
 RECIPE_EXAMPLES = 48_000  # MNIST's training images, for which the passes were chosen
+RECIPE_SIDE = 28  # their pixels a side
+BEST = "auto"  # the model that ships: the first of the leaderboard
+MIN_SIZE, MAX_SIZE = 8, 512  # pixels a side
 MAX_EPOCHS = 200  # of epochs: auto on a small set
 
 
@@ -30,6 +35,29 @@ def _check_epochs(value: Any) -> Any:  # noqa: ANN401
     if not is_count and value != "auto":
         raise PydanticCustomError("epochs", "must be a whole number, or auto; 1 is the smallest")
     return value
+
+
+def _check_flip(value: Any) -> Any:  # noqa: ANN401
+    if type(value) is not bool and value != "auto":
+        raise PydanticCustomError("flip", "must be true, false, or auto")
+    return value
+
+
+def _check_size(value: Any) -> Any:  # noqa: ANN401
+    is_size = type(value) is int and MIN_SIZE <= value <= MAX_SIZE
+    if not is_size and value != "auto":
+        message = f"must be a number of pixels from {MIN_SIZE} to {MAX_SIZE}, or auto"
+        raise PydanticCustomError("size", message)
+    return value
+
+
+def _check_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        message = "must be a regular expression: {problem}"
+        raise PydanticCustomError("pattern", message, {"problem": str(error)}) from None
+    return pattern
 
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -41,6 +69,9 @@ CountOrOff = Annotated[int, Field(ge=0, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Name = Annotated[str, StringConstraints(pattern=r"^[^/\\:]+$")]
 Epochs = Annotated[int | Literal["auto"], BeforeValidator(_check_epochs)]
+Size = Annotated[int | Literal["auto"], BeforeValidator(_check_size)]  # pixels a side
+Channels = Literal[1, 3, "auto"]
+Pattern = Annotated[str, StringConstraints(min_length=1), AfterValidator(_check_pattern)]
 SectionType = TypeVar("SectionType", bound=BaseModel)
 
 
@@ -53,8 +84,9 @@ class Section(BaseModel):
 class Data(Section):
     """How a folder of images becomes tensors."""
 
-    size: Annotated[int, Field(ge=8, le=512, strict=True)]
-    channels: Literal[1, 3]
+    size: Size
+    channels: Channels
+    group: Pattern | None
     test: Fraction
     allow_duplicates: bool
 
@@ -73,7 +105,7 @@ class Augment(Section):
     shift: Probability
     scale: Annotated[float, Field(ge=0, lt=1)]
     shear: Probability
-    flip: bool
+    flip: Annotated[bool | Literal["auto"], BeforeValidator(_check_flip)]
     erase: Probability
 
 
@@ -160,18 +192,19 @@ class Params(Section):
             overrides["augment"] = defaults["augment"] | overrides["augment"]
         return validated(Train, defaults | overrides, f"models.{architecture}"), hyperparameters
 
-    def epochs(self, architecture: str, examples: int) -> tuple[int, str]:
-        """Return how many epochs `architecture` trains on `examples` training examples, and why."""
+    def epochs(self, architecture: str, examples: int, shape: list[int]) -> tuple[int, str]:
+        """Return how many epochs `architecture` trains on examples of `shape`, and why."""
         recipe, _ = self.recipe(architecture)
         if recipe.epochs != "auto":
             return recipe.epochs, self._deciding_key(architecture, "epochs")
         key = self._deciding_key(architecture, "passes")
-        epochs = auto_epochs(recipe.passes, examples)
+        pixels = math.prod(shape[1:]) if len(shape) == 3 else RECIPE_SIDE**2
+        epochs = auto_epochs(recipe.passes, examples, pixels)
         if epochs == recipe.passes:
             return epochs, f"auto: {key}"
         limit = f", at most {MAX_EPOCHS}" if epochs == MAX_EPOCHS else ""
-        made_for = f"{key} = {recipe.passes} is for {RECIPE_EXAMPLES:,} examples"
-        return epochs, f"auto: {made_for}, fewer take more{limit}"
+        made_for = f"{RECIPE_EXAMPLES:,} examples of {RECIPE_SIDE} × {RECIPE_SIDE}"
+        return epochs, f"auto: {key} = {recipe.passes} is for {made_for}, less takes more{limit}"
 
     def _deciding_key(self, architecture: str, key: str) -> str:
         own = self.models[architecture].get(key, "auto")
@@ -197,10 +230,13 @@ def load_params(path: Path = PARAMS) -> Params:
         )
     params = validated(Params, content)
     known = available_architectures()
-    for name in [params.model, *params.architectures, *params.models]:
+    if BEST in known:
+        raise UserError(f"an architecture cannot be named '{BEST}'; rename its file")
+    chosen = [] if params.model == BEST else [params.model]
+    for name in [*chosen, *params.architectures, *params.models]:
         if name not in known:
             raise UserError(f"params.yaml: unknown architecture '{name}'; {nearest(name, known)}")
-    if params.model not in params.architectures:
+    if params.model not in (BEST, *params.architectures):
         raise UserError(
             f"params.yaml: model '{params.model}' is not one of architectures "
             f"({', '.join(params.architectures)}); try -S model={params.architectures[0]}"
@@ -234,12 +270,12 @@ def _overridden_keys(section: dict[str, Any]) -> set[str]:
     return keys
 
 
-def auto_epochs(passes: int, examples: int) -> int:
-    """Return the epochs in which `examples` are seen as often, in all, as MNIST's in `passes`.
+def auto_epochs(passes: int, examples: int, pixels: int) -> int:
+    """Return the epochs in which as many pixels are seen, in all, as of MNIST in `passes`.
 
-    At least `passes`, whatever the number of examples, and no more than MAX_EPOCHS for that reason.
+    At least `passes`, whatever the set, and no more than MAX_EPOCHS for that reason.
     """
-    as_many = math.ceil(passes * RECIPE_EXAMPLES / examples)
+    as_many = math.ceil(passes * RECIPE_EXAMPLES * RECIPE_SIDE**2 / (examples * pixels))
     return max(passes, min(MAX_EPOCHS, as_many))
 
 

@@ -18,10 +18,14 @@ SPLIT = DATA / "split"
 INDICES = SPLIT / "indices.safetensors"
 SPLIT_JSON = SPLIT / "split.json"
 SAMPLES = SPLIT / "samples.png"
+FINDINGS_PNG = SPLIT / "findings.png"
+RAW_REPORT = RAW / "data_report.json"  # what fetch found
+DATA_REPORT = SPLIT / "data_report.json"  # and split
 
 MODELS = Path("models")
 EVALUATION = Path("evaluation")
 PLOTS = EVALUATION / "plots"
+LEADERBOARD_CSV = EVALUATION / "leaderboard.csv"
 EXPORT = Path("export")
 METRICS_JSON = Path("metrics.json")
 REPORT = Path("report.html")

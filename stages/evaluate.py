@@ -11,7 +11,7 @@ from lineup.tracking.location import enabled
 
 def main() -> None:
     """Write evaluation/ for params.yaml's architectures, and record it in MLflow."""
-    from lineup.params import load_params
+    from lineup.params import BEST, load_params
 
     params = load_params()
 
@@ -47,8 +47,8 @@ def main() -> None:
 
     leaderboard.show_leaderboard(rows, params.evaluate.confidence, dataset)
     print(f"Next: dvc plots show · make report · {EVALUATION}/")
-    if names[0] != params.model:
-        print(f"      dvc exp run -S model={names[0]}   ships {names[0]}, not {params.model}")
+    if params.model not in (BEST, names[0]):
+        print(f"      dvc exp run -S model=auto   ships {names[0]}, not {params.model}")
 
 
 if __name__ == "__main__":

@@ -12,15 +12,16 @@ def main() -> None:
 
     params = load_params()
 
-    from lineup.serving.exporter import export_model
+    from lineup.serving.exporter import choose_architecture, export_model
 
-    scores = export_model(MODELS / params.model, EVALUATION / params.model, params.export)
+    name = choose_architecture(params)
+    scores = export_model(MODELS / name, EVALUATION / name, params.export)
     write_json(METRICS_JSON, scores)
-    print(f"{EXPORT}/ holds {params.model}, equal to the trained model on every test input")
+    print(f"{EXPORT}/ holds {name}, equal to the trained model on every test input")
     if enabled():
         from lineup.tracking.sync import record_export
 
-        print(record_export(params.model, params.export.model_dump()))
+        print(record_export(name, params.export.model_dump()))
     print(f"Next: python {EXPORT}/example.py · python -m stages.predict --model {EXPORT} PICTURE")
 
 

@@ -4,7 +4,7 @@ import os
 
 from lineup.cli import run
 from lineup.files import sha256, write_json, write_text
-from lineup.paths import DATASET_JSON, FILES_CSV, RAW, raw
+from lineup.paths import DATASET_JSON, FILES_CSV, RAW, RAW_REPORT, raw
 from lineup.task import Task
 
 
@@ -17,6 +17,7 @@ def main() -> None:
     import pandas as pd
 
     from lineup.data.dataset import Dataset
+    from lineup.data.findings import to_json
     from lineup.data.sources import read_source
     from lineup.tensors import write_tensors
 
@@ -24,7 +25,8 @@ def main() -> None:
     task = source.task
 
     for split, (inputs, targets) in {"train": source.train, "test": source.test}.items():
-        write_tensors(raw(split), {task.inputs: inputs, task.targets: targets})
+        extra = source.extra if split == "train" else {}
+        write_tensors(raw(split), {task.inputs: inputs, task.targets: targets, **extra})
     digests = {split: sha256(raw(split)) for split in ("train", "test")}
     preprocessing = source.preprocessing.to_json() if source.preprocessing else None
     dataset = Dataset(
@@ -40,11 +42,15 @@ def main() -> None:
     write_json(DATASET_JSON, dataset.to_json())
     files = pd.DataFrame(source.files, columns=["split", "index", "file", "label"])
     write_text(FILES_CSV, files.to_csv(index=False))
+    findings = source.findings()
+    write_json(RAW_REPORT, to_json(findings))
 
     shape = " × ".join(map(str, dataset.shape))
     counts = f"{len(source.train[0]):,} training and {len(source.test[0]):,} test {task.inputs}"
     kind = "classes" if task is Task.CLASSIFICATION else "targets"
     print(f"{dataset.name}: {counts} of {shape}, {len(source.classes)} {kind} → {RAW}/")
+    for finding in findings:
+        print(f"look: {finding.text}")
     if "DVC_STAGE" not in os.environ:
         print("Next: dvc repro")
 

@@ -4,56 +4,41 @@ import os
 
 from lineup.cli import run
 from lineup.files import sha256, write_json
-from lineup.paths import INDICES, SAMPLES, SPLIT_JSON
+from lineup.paths import DATA_REPORT, INDICES, SAMPLES, SPLIT_JSON
 from lineup.task import Task
-
-SAMPLES_PER_CLASS = 10
 
 
 def main() -> None:
-    """Write data/split: indices, mean and standard deviation, a picture of samples."""
+    """Write data/split: indices, mean and standard deviation, what was found, pictures of both."""
     from lineup.params import load_params
 
     settings = load_params().split
 
-    import torch
-
-    from lineup.data.dataset import Dataset, load
-    from lineup.data.splitting import channel_statistics, stratified_split
-    from lineup.evaluation.image_plots import draw_samples
-    from lineup.evaluation.plots import draw_table
+    from lineup.data.dataset import Dataset
+    from lineup.data.findings import to_json
+    from lineup.data.validation import split_images, split_rows
     from lineup.tensors import write_tensors
 
     dataset = Dataset.read()
-    inputs, targets = load("train", dataset.task)
+    is_classification = dataset.task is Task.CLASSIFICATION
+    split, findings = (split_images if is_classification else split_rows)(dataset, settings)
 
-    if dataset.task is Task.CLASSIFICATION:
-        names = dataset.classes, "validation", "split.validation"
-        train, validation = stratified_split(targets, settings.validation, settings.seed, *names)
-        mean, std = channel_statistics(inputs[train])
-        samples = {
-            name: inputs[train][targets[train] == label][:SAMPLES_PER_CLASS]
-            for label, name in enumerate(dataset.classes)
-        }
-        draw_samples(samples, SAMPLES)
-    else:
-        train = validation = torch.arange(len(inputs))  # in-sample: every row is in both
-        mean, std = torch.zeros(1), torch.ones(1)
-        draw_table(inputs, targets, [*dataset.inputs, *dataset.classes], SAMPLES)
-
-    tensors = {"train": train, "validation": validation.clone(), "mean": mean, "std": std}
-    write_tensors(INDICES, tensors)
+    write_tensors(INDICES, split)
     content = {
-        "train": len(train),
-        "validation": len(validation),
+        "train": len(split["train"]),
+        "validation": len(split["validation"]),
         "seed": settings.seed,
-        "mean": mean.tolist(),
-        "std": std.tolist(),
+        "mean": split["mean"].tolist(),
+        "std": split["std"].tolist(),
         "digest": sha256(INDICES),
     }
     write_json(SPLIT_JSON, content)
-    counts = f"{len(train):,} for training, {len(validation):,} for validation"
+    write_json(DATA_REPORT, to_json(findings))
+
+    counts = f"{content['train']:,} for training, {content['validation']:,} for validation"
     print(f"{dataset.name}: {counts}; see {SAMPLES}")
+    if findings:
+        print(f"{len(findings)} things to know about the data: {DATA_REPORT}, make report")
     if "DVC_STAGE" not in os.environ:
         print("Next: dvc repro")
 

@@ -1,22 +1,27 @@
-"""Files of equal bytes: none may be on both sides of the test."""
+"""Images that are the same, or nearly: none may be on both sides of a test."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from lineup.data.splitting import stratified_split
 from lineup.errors import UserError, listed
 from lineup.files import sha256
 
-TEST_SEED = 0
+THUMBNAIL = 8  # pixels a side, in which near copies are compared
+NEAR = 3.0  # grey levels, root mean square, between the thumbnails of two near copies
+BLANK = 4.0  # grey levels, standard deviation, of what shows nothing
+MOST_COMPARED = 50_000  # images; all pairs of more would take minutes
+ROWS_AT_ONCE = 1024
 
 
-def find_originals(paths: Sequence[Path]) -> Tensor:
+def find_equal_files(paths: Sequence[Path]) -> Tensor:
     """Return for each file the index of the first one with the same bytes, int64 (N,)."""
     by_size: dict[int, list[int]] = defaultdict(list)
     for index, path in enumerate(paths):
@@ -30,18 +35,37 @@ def find_originals(paths: Sequence[Path]) -> Tensor:
     return torch.tensor(originals)
 
 
-def hold_out(
-    labels: Tensor, originals: Tensor, classes: Sequence[str], fraction: float
-) -> tuple[Tensor, Tensor]:
-    """Return the indices of train and test, stratified; all copies of a file are on one side."""
-    distinct = originals.unique()
-    missing = sorted(set(range(len(classes))) - set(labels[distinct].tolist()))
-    if missing:
-        name = classes[missing[0]]
-        raise UserError(f"every file of class '{name}' is a copy of another class's, byte for byte")
-    _, drawn = stratified_split(labels[distinct], fraction, TEST_SEED, classes, "test", "data.test")
-    is_test = torch.isin(originals, distinct[drawn])
-    return (~is_test).nonzero().flatten(), is_test.nonzero().flatten()
+def find_equal_images(images: Tensor) -> Tensor:
+    """Return for each image, uint8 (N, C, H, W), the index of the first equal one, int64 (N,)."""
+    first: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(image.tobytes(), digest_size=16) for image in images.numpy())
+    originals = [first.setdefault(digest.digest(), i) for i, digest in enumerate(digests)]
+    return torch.tensor(originals)
+
+
+def find_near_copies(images: Tensor, others: Tensor) -> Tensor:
+    """Return which images (N, C, H, W) look nearly like one of `others`, bool (N,).
+
+    Equal ones do not count, nor blank ones, which all look alike.
+    """
+    if len(images) + len(others) > MOST_COMPARED:
+        return torch.zeros(len(images), dtype=torch.bool)
+    thumbnails, other_thumbnails = _thumbnails(images), _thumbnails(others)
+    is_near = torch.zeros(len(images), dtype=torch.bool)
+    for start in range(0, len(images), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        distances = torch.cdist(thumbnails[rows], other_thumbnails) / THUMBNAIL
+        nearest, index = distances.min(1)
+        is_equal = (images[rows] == others[index]).flatten(1).all(1)
+        is_near[rows] = (nearest < NEAR) & ~is_equal
+    return is_near & (thumbnails.std(1) > BLANK)
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    """Return small grey versions, float32 (N, 64)."""
+    batches = images.split(ROWS_AT_ONCE)
+    small = [functional.adaptive_avg_pool2d(batch.float(), THUMBNAIL).mean(1) for batch in batches]
+    return torch.cat(small).flatten(1)
 
 
 def count_shared(paths: Sequence[Path], originals: Tensor, train_count: int, allowed: bool) -> int:

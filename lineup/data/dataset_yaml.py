@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
 from lineup.errors import UserError, nearest
-from lineup.params import Count, Section, Seed, describe_errors
+from lineup.params import Channels, Count, Pattern, Section, Seed, Size, describe_errors
 
 
 def _bare_name(name: str) -> str:
@@ -69,7 +69,7 @@ class Noise(Section):
     seed: Seed
 
 
-class Table(Section):
+class RowTable(Section):
     """A regression on the rows of a CSV file."""
 
     task: Literal["regression"]
@@ -78,16 +78,41 @@ class Table(Section):
     targets: Annotated[list[str], Field(min_length=1)]
 
 
-FORMATS: dict[str, type[Section]] = {"idx": Files, "cifar": Files, "noise": Noise, "table": Table}
+class Images(Section):
+    """Pictures of one's own: a sub-folder per class, or a table of files and labels."""
+
+    task: Literal["classification"] = "classification"
+    format: Literal["images"] = "images"
+    size: Size = "auto"  # these three hold where params.yaml leaves them open
+    channels: Channels = "auto"
+    group: Pattern | None = None
+    table: FileName | None = None
+    file: str | None = None  # the table's column of files
+    label: str | None = None  # and of labels
 
 
-def read_dataset_yaml(path: Path) -> Files | Noise | Table:
-    """Read and validate a dataset.yaml; UserError with a line per error."""
+DATASET_YAML = "dataset.yaml"
+FORMATS: dict[str, type[Section]] = {
+    "idx": Files,
+    "cifar": Files,
+    "images": Images,
+    "noise": Noise,
+    "table": RowTable,
+}
+
+
+def read_dataset_yaml(path: Path) -> Files | Images | Noise | RowTable:
+    """Read and validate a dataset.yaml; UserError with a line per error.
+
+    Without a format it is about images.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
-    form = str(content.get("format")) if isinstance(content, dict) else "None"
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold lines such as 'size: 64'")
+    form = str(content.get("format", "images"))
     if form not in FORMATS:
         raise UserError(f"{path}: format = {form}; {nearest(form, FORMATS)}")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import tarfile
@@ -12,12 +11,12 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from lineup.data.dataset_yaml import Noise, Table
-from lineup.errors import UserError, nearest
+from lineup.data.dataset_yaml import Noise, RowTable
+from lineup.data.tables import read_csv
+from lineup.errors import UserError
 
 Pair = tuple[Tensor, Tensor]  # images uint8 (N, C, H, W) and labels int64 (N,); or float32 rows
 CIFAR_SIDE = 32  # pixels
-NOT_UTF8 = "is not UTF-8: save it as 'CSV UTF-8 (Comma delimited)', as Excel calls it"
 
 
 def read_idx(contents: Mapping[str, bytes]) -> tuple[Pair, Pair]:
@@ -76,52 +75,18 @@ def make_noise(settings: Noise) -> tuple[Pair, list[str], list[str]]:
     return (inputs, targets), [], names
 
 
-def read_table(folder: Path, settings: Table) -> tuple[Pair, list[str], list[str]]:
+def read_table(folder: Path, settings: RowTable) -> tuple[Pair, list[str], list[str]]:
     """Return the rows of a CSV file with a header, and the names of inputs and targets."""
-    path = folder / settings.table
-    if not path.is_file():
-        yaml_file = folder / "dataset.yaml"
-        raise UserError(f"{path} is missing, the table that {yaml_file} names")
-    header, *rows = _read_cells(path)
-    if len(set(header)) < len(header):
-        raise UserError(f"{path} names a column twice; rename one")
-    for target in settings.targets:
-        if target not in header:
-            raise UserError(f"{path} has no column '{target}'; {nearest(target, header)}")
-    inputs = [name for name in header if name not in settings.targets]
-    if not inputs or not rows:
-        raise UserError(f"{path} needs at least one row, and a column that is no target")
+    table = read_csv(folder / settings.table)
+    targets = [table.position(name) for name in settings.targets]
+    inputs = [number for number in range(len(table.header)) if number not in targets]
+    if not inputs:
+        raise UserError(f"{table.path} needs a column that is no target")
     values = torch.tensor(
-        [_parse_row(f"{path}, row {number}", row, header) for number, row in enumerate(rows, 2)]
+        [
+            [table.number(row, column) for column in range(len(table.header))]
+            for row in range(len(table.rows))
+        ]
     )
-    input_columns = [header.index(name) for name in inputs]
-    target_columns = [header.index(name) for name in settings.targets]
-    pair = values[:, input_columns], values[:, target_columns]
-    return pair, inputs, settings.targets
-
-
-def _read_cells(path: Path) -> list[list[str]]:
-    """Return the rows of a CSV file, the header first, without empty lines."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except UnicodeDecodeError:
-        raise UserError(f"{path} {NOT_UTF8}") from None
-    return rows or [[]]
-
-
-def _parse_row(place: str, cells: list[str], header: list[str]) -> list[float]:
-    if len(cells) != len(header):
-        raise UserError(f"{place}: {len(cells)} cells under {len(header)} columns")
-    named = zip(header, cells, strict=True)
-    return [_parse_cell(f"{place}: {name}", cell) for name, cell in named]
-
-
-def _parse_cell(place: str, cell: str) -> float:
-    try:
-        number = float(cell)
-    except ValueError:
-        raise UserError(f"{place} = '{cell}' is no number") from None
-    if not torch.tensor(number).isfinite():
-        raise UserError(f"{place} = '{cell}' is not finite")
-    return number
+    names = [table.header[number] for number in inputs]
+    return (values[:, inputs], values[:, targets]), names, settings.targets

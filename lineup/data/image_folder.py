@@ -1,38 +1,37 @@
-"""A folder of images per class → square uint8 tensors."""
+"""Pictures of one's own → square uint8 tensors, split into train and test."""
 
 from __future__ import annotations
 
 import os
-import unicodedata
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lineup.cli import progress
-from lineup.data.copies import count_shared, find_originals, hold_out
-from lineup.data.folder_listing import (
-    Listing,
-    describe_left_out,
-    list_loose,
-    list_pictures,
-    sub_folders,
-)
+from lineup.data.copies import count_shared, find_equal_files, find_equal_images
+from lineup.data.dataset_yaml import Images
 from lineup.data.image_io import (
     PictureFacts,
     UnreadablePictureError,
     full_scale,
+    has_colour,
     inspect_picture,
 )
+from lineup.data.layouts import Pictures, find_pictures
 from lineup.data.preprocessing import Preprocessing
+from lineup.data.splitting import Draw, stratified_split
 from lineup.errors import UserError, listed
-from lineup.params import Data
+from lineup.params import MIN_SIZE, Data
 
-SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
+LARGEST_AUTO_SIZE = 64  # pixels; more takes longer than a first run should
+TEST_SEED = 0
 Result = TypeVar("Result")
 
 
@@ -46,125 +45,124 @@ class ImageFolder:
     preprocessing: Preprocessing
     files: list[dict[str, Any]]  # a row per picture: split, index, file, label
     shared_files: int  # test pictures that are also in train, byte for byte
+    extra: dict[str, Tensor]  # groups and validation of the training images, where the set has them
+    sizes: list[tuple[int, int]]  # width and height of each picture, in the order of `files`
 
 
-def read_folder(folder: Path, data: Data) -> ImageFolder:
+def read_images(folder: Path, settings: Images, data: Data) -> ImageFolder:
     """Return the folder as tensors; UserError names what is wrong with it.
 
-    Where there is no test/, the fraction `data.test` of each class is held out with a fixed seed.
+    Where it has no test, the fraction `data.test` of each class is held out with a fixed seed.
     """
-    roots = _find_splits(folder)
-    classes = list(_find_classes(roots[0]))
-    listings = [_list_images(root, folder, classes) for root in roots]
-    _say_what_is_left_out(folder, roots, listings)
-    paths = [path for split in listings for listing in split for path in listing.files]
-    labels = torch.tensor([label for split in listings for label in _labels(split)])
+    data = _complete(data, settings)
+    pictures = find_pictures(folder, settings)
+    groups = _find_groups(folder, pictures, data.group) if data.group else None
+    shared = _count_shared_files(pictures, data)
+    facts = _inspect(pictures.paths)
+    preprocessing = _choose_preprocessing(folder.name, pictures.paths, facts, data)
+    images = _decode_files(pictures.paths, preprocessing)
 
-    originals, shared = find_originals(paths), 0
-    copies = len(paths) - len(originals.unique())
-    if len(roots) == 2:
-        train_count = len(_labels(listings[0]))
-        shared = count_shared(paths, originals, train_count, data.allow_duplicates)
-        train, test = torch.arange(len(paths)).tensor_split([train_count])
-    else:
-        train, test = hold_out(labels, originals, classes, data.test)
-        if copies:
-            print(f"{folder.name}: {copies} files are copies of others; copies are on one side")
+    originals = find_equal_images(images)
+    train, test = pictures.indices("train"), pictures.indices("test")
+    validation = pictures.indices("validation")
+    if not len(test):
+        draw = Draw("test", "data.test", data.test, TEST_SEED)
+        train, test = _draw_test(folder.name, pictures, draw, originals, groups)
+    training = torch.cat([train, validation])  # one file holds both
+    extra = {}
+    if len(validation):
+        extra["validation"] = torch.arange(len(training)) >= len(train)
+    if groups is not None:
+        extra["groups"] = groups[training]
+    order = torch.cat([training, test]).tolist()
+    return ImageFolder(
+        pictures.classes,
+        (images[training], pictures.labels[training]),
+        (images[test], pictures.labels[test]),
+        preprocessing,
+        _file_rows("train", training, pictures) + _file_rows("test", test, pictures),
+        shared,
+        extra,
+        [facts[i].size for i in order],
+    )
 
-    preprocessing = _choose_preprocessing(folder.name, paths, data)
-    images = _decode_files(paths, preprocessing)
-    rows = _file_rows("train", train, paths, labels, classes)
-    rows += _file_rows("test", test, paths, labels, classes)
-    splits = ((images[indices], labels[indices]) for indices in (train, test))
-    return ImageFolder(classes, *splits, preprocessing, rows, shared)
+
+def _complete(data: Data, settings: Images) -> Data:
+    """Return settings in which dataset.yaml fills what params.yaml leaves open."""
+    size = settings.size if data.size == "auto" else data.size
+    channels = settings.channels if data.channels == "auto" else data.channels
+    group = data.group or settings.group
+    return data.model_copy(update={"size": size, "channels": channels, "group": group})
 
 
-def _labels(listings: Sequence[Listing]) -> list[int]:
-    return [label for label, listing in enumerate(listings) for _ in listing.files]
+def _find_groups(folder: Path, pictures: Pictures, pattern: str) -> Tensor:
+    """Return what holds pictures of one thing together, int64 (N,): the match on their paths.
+
+    A part of the pattern in parentheses is what counts. A picture without a match is on its own.
+    """
+    numbers: dict[str, int] = {}
+    groups, unmatched = [], 0
+    for path in pictures.paths:
+        name = path.relative_to(folder).as_posix()
+        found = re.search(pattern, name)
+        unmatched += found is None
+        key = f"alone: {name}" if found is None else str(found.groups() or found[0])
+        groups.append(numbers.setdefault(key, len(numbers)))
+    if unmatched == len(groups):
+        raise UserError(
+            f"data.group = '{pattern}' matches no path, such as "
+            f"'{pictures.paths[0].relative_to(folder).as_posix()}'; it is a regular expression"
+        )
+    rest = f"; {unmatched} match nothing, and each counts as one" if unmatched else ""
+    print(f"{folder.name}: {len(numbers):,} groups of pictures by data.group{rest}")
+    return torch.tensor(groups)
 
 
-def _file_rows(
-    split: str, indices: Tensor, paths: Sequence[Path], labels: Tensor, classes: Sequence[str]
-) -> list[dict[str, Any]]:
+def _count_shared_files(pictures: Pictures, data: Data) -> int:
+    test = pictures.indices("test")
+    if not len(test):
+        return 0
+    others = len(pictures.paths) - len(test)  # the test comes last
+    originals = find_equal_files(pictures.paths)
+    return count_shared(pictures.paths, originals, others, data.allow_duplicates)
+
+
+def _draw_test(
+    name: str, pictures: Pictures, draw: Draw, originals: Tensor, groups: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the indices of train and test, drawn from what no folder says is for validation."""
+    pool = pictures.indices("train")
+    labels, own = pictures.labels[pool], originals[pool]  # of validation, no copy comes first
+    if copies := len(own) - len(own.unique()):
+        print(f"{name}: {copies} pictures are copies of others; copies are on one side")
+    some_groups = None if groups is None else groups[pool]
+    train, test = stratified_split(labels, draw, pictures.classes, own, some_groups)
+    return pool[train], pool[test]
+
+
+def _file_rows(split: str, indices: Tensor, pictures: Pictures) -> list[dict[str, Any]]:
     rows = []
     for row, number in enumerate(indices.tolist()):
-        file, label = paths[number].as_posix(), classes[labels[number]]
+        file = pictures.paths[number].as_posix()
+        label = pictures.classes[pictures.labels[number]]
         rows.append({"split": split, "index": row, "file": file, "label": label})
     return rows
 
 
-# --- what lies where ------------------------------------------------------------------------------
+# --- what the pictures are like -------------------------------------------------------------------
 
 
-def _find_splits(folder: Path) -> list[Path]:
-    """Return what holds the classes: [folder], or [train] or [train, test] below it."""
-    inside = sub_folders(folder)
-    is_split = [path.name.lower() in SPLIT_NAMES and bool(sub_folders(path)) for path in inside]
-    if not any(is_split):
-        return [folder]
-    names = [path.name for path in inside]
-    if names not in (["train"], ["test", "train"]):
-        raise UserError(
-            f"{folder} holds {listed([f'{name}/' for name in names])}: make it one sub-folder per "
-            "class, or train/ and test/ that hold these (validation is drawn from train/)"
-        )
-    return [folder / name for name in sorted(names, reverse=True)]
-
-
-def _find_classes(folder: Path) -> dict[str, Path]:
-    """Return the class folders by name, sorted as torchvision's ImageFolder does."""
-    folders = sub_folders(folder)
-    classes = {unicodedata.normalize("NFC", path.name): path for path in folders}
-    if len(classes) < 2:
-        found = f"only '{next(iter(classes))}'" if classes else "none"
-        wanted = "a sub-folder of images for each of two or more classes"
-        raise UserError(f"{folder} needs {wanted}; found {found}")
-    if len(classes) < len(folders):
-        raise UserError(f"{folder} holds two sub-folders whose names look the same; rename one")
-    if strange := [name for name in classes if not name.isprintable()]:
-        names = listed(strange, lines=True)
-        raise UserError(f"{folder}: names of classes must be readable text; rename:{names}")
-    if stray := list_loose(folder).pictures:
-        names = listed(stray, lines=True)
-        raise UserError(f"images lie outside the class folders; move or remove them:{names}")
-    return classes
-
-
-def _list_images(root: Path, folder: Path, classes: Sequence[str]) -> list[Listing]:
-    """Return a listing per class of a split of the set `folder`; UserError if one has no file."""
-    folders = _find_classes(root)
-    if lone := sorted(set(folders) ^ set(classes)):
-        problem = "train/ and test/ must hold the same classes"
-        raise UserError(f"{folder}: {problem}; only one has {listed(lone)}")
-    listings = [list_pictures(folders[name], folder) for name in classes]
-    pairs = zip(classes, listings, strict=True)
-    if empty := [folders[name] for name, listing in pairs if not listing.files]:
-        raise UserError(f"no images in; fill or remove:{listed(empty, lines=True)}")
-    return listings
-
-
-def _say_what_is_left_out(
-    folder: Path, roots: Sequence[Path], listings: Sequence[Sequence[Listing]]
-) -> None:
-    left_out = Listing()
-    for place in dict.fromkeys([folder, *roots]):
-        left_out.extend(list_loose(place))
-    for split in listings:
-        for listing in split:
-            left_out.ignored += listing.ignored
-    left_out.others += left_out.pictures  # beside train/ and test/
-    if line := describe_left_out(left_out):
-        print(f"{folder.name}: {line}")
-
-
-# --- decoding -------------------------------------------------------------------------------------
-
-
-def _choose_preprocessing(name: str, paths: Sequence[Path], data: Data) -> Preprocessing:
-    """Return how all pictures of a set become tensors; say what is not obvious about them."""
+def _inspect(paths: Sequence[Path]) -> list[PictureFacts]:
+    """Return what each picture holds; those that are unreadable are named when all are decoded."""
     results = _map("Inspecting", lambda _, path: inspect_picture(path), paths)
-    facts = [result for result in results if isinstance(result, PictureFacts)]
-    largest = max((fact.largest for fact in facts), default=255)
+    return [fact if isinstance(fact, PictureFacts) else PictureFacts() for fact in results]
+
+
+def _choose_preprocessing(
+    name: str, paths: Sequence[Path], facts: Sequence[PictureFacts], data: Data
+) -> Preprocessing:
+    """Return how all pictures of a set become tensors; say what was chosen, and why."""
+    largest = max(fact.largest for fact in facts)
     scale = full_scale(largest)
     if largest > 255:
         depth = scale.bit_length()
@@ -173,7 +171,37 @@ def _choose_preprocessing(name: str, paths: Sequence[Path], data: Data) -> Prepr
     animated = sum(fact.frames > 1 for fact in facts)
     if animated:
         print(f"{name}: {animated} pictures hold several frames or pages; the first is taken")
-    return Preprocessing((data.size, data.size), data.channels, scale)
+    size, why_size = _choose_size(facts, data)
+    channels, why_channels = _choose_channels(paths, facts, data)
+    colour = "grey" if channels == 1 else "colour"
+    print(f"{name}: {size} × {size} pixels ({why_size}), {colour} ({why_channels})")
+    return Preprocessing((size, size), channels, scale)
+
+
+def _choose_size(facts: Sequence[PictureFacts], data: Data) -> tuple[int, str]:
+    """Return pixels a side, and why."""
+    if data.size != "auto":
+        return data.size, "data.size"
+    middle = round(median(max(fact.size) for fact in facts))
+    size = min(max(middle, MIN_SIZE), LARGEST_AUTO_SIZE)
+    limit = "" if size == middle else f", at {'most' if size < middle else 'least'} {size}"
+    return size, f"auto: the median picture has {middle}{limit}"
+
+
+def _choose_channels(
+    paths: Sequence[Path], facts: Sequence[PictureFacts], data: Data
+) -> tuple[int, str]:
+    """Return 1 or 3, and why."""
+    if data.channels != "auto":
+        return data.channels, "data.channels"
+    may_have = (path for path, fact in zip(paths, facts, strict=True) if fact.may_have_colour)
+    coloured = next((path for path in may_have if has_colour(path)), None)
+    if coloured is None:
+        return 1, "auto: no picture has colours"
+    return 3, f"auto: {coloured.name} has colours"
+
+
+# --- decoding -------------------------------------------------------------------------------------
 
 
 def _decode_files(paths: Sequence[Path], preprocessing: Preprocessing) -> Tensor:

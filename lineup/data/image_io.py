@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-MAX_PIXELS = 80_000_000  # what claims more is an error or a decompression bomb
+MAX_PIXELS = 250_000_000  # what claims more is an error or a decompression bomb
+LARGE = 16_000_000  # pixels; larger ones are read one at a time, and reduced at once
+COLOUR_SIDE = 64  # pixels; colours are looked for in a small version, where no noise is left
+COLOUR_LEVELS = 16  # by which the channels of a coloured pixel differ
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 
-# we refuse what Pillow warns of
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+_one_large_at_a_time = Lock()
 
 
 class UnreadablePictureError(ValueError):
@@ -28,8 +31,10 @@ class UnreadablePictureError(ValueError):
 class PictureFacts:
     """What must be known of every picture of a set before the first one is decoded."""
 
-    largest: int  # value of a pixel; 255 for 8-bit files, whatever they hold
-    frames: int
+    largest: int = 255  # value of a pixel; 255 for 8-bit files, whatever they hold
+    frames: int = 1
+    size: tuple[int, int] = (1, 1)  # width and height
+    may_have_colour: bool = False
 
 
 def is_picture(path: Path) -> bool:
@@ -51,7 +56,20 @@ def inspect_picture(path: Path) -> PictureFacts:
         largest = 255
         if image.mode.startswith("I"):
             largest = int(np.asarray(image).max())
-        return PictureFacts(largest, getattr(image, "n_frames", 1))
+        may_have_colour = image.mode not in ("1", "L", "LA", "La", "F") and largest == 255
+        may_have_colour &= not image.mode.startswith("I")
+        return PictureFacts(largest, getattr(image, "n_frames", 1), image.size, may_have_colour)
+
+
+def has_colour(path: Path) -> bool:
+    """Tell whether a picture shows other colours than greys; no, where it is unreadable."""
+    try:
+        picture = read_picture(path, channels=3, enough=COLOUR_SIDE)
+    except UnreadablePictureError:
+        return False
+    picture.thumbnail((COLOUR_SIDE, COLOUR_SIDE))
+    pixels = np.asarray(picture).astype(int)  # (H, W, 3)
+    return bool((pixels.max(2) - pixels.min(2)).max() > COLOUR_LEVELS)
 
 
 def full_scale(largest: int) -> int:
@@ -65,19 +83,39 @@ def read_picture(
 ) -> Image.Image:
     """Return the first frame, upright, as 8-bit grey or RGB.
 
-    `largest` is the value that becomes 255 in files deeper than 8 bits. A large JPEG may come
-    reduced to `enough` pixels or more on its shorter side. Raises UnreadablePictureError if it is
-    no picture, damaged, absurdly large, or deeper than `largest`.
+    `largest` is the value that becomes 255 in files deeper than 8 bits. A JPEG and a large picture
+    may come reduced to `enough` pixels or more on the shorter side. Raises UnreadablePictureError
+    if it is no picture, damaged, absurdly large, or deeper than `largest`.
     """
     with _opened(source) as image:
         is_deep_colour = ";16" in str(image.tile) and not image.mode.startswith("I")
         if enough:
             image.draft(None, (enough, enough))
-        picture = to_eight_bits(ImageOps.exif_transpose(image), channels, largest)
-        if is_deep_colour and not np.asarray(image).any():
-            problem = "16-bit colour whose values are all below 256"
-            raise UnreadablePictureError(f"{problem}: save it with 8 bits")
-        return picture
+        is_large = image.width * image.height > LARGE
+        with _one_large_at_a_time if is_large else nullcontext():
+            image.load()
+            if is_deep_colour and not image.getbbox(alpha_only=False):
+                problem = "16-bit colour whose values are all below 256"
+                raise UnreadablePictureError(f"{problem}: save it with 8 bits")
+            _turn_upright(image)
+            picture = _reduce(image, enough) if is_large and enough else image
+            return to_eight_bits(picture, channels, largest)
+
+
+def _turn_upright(image: Image.Image) -> None:
+    """Turn an image as its EXIF block says; a garbled one says nothing, as in every viewer."""
+    with suppress(Exception):  # it may be garbled in any way
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _reduce(image: Image.Image, enough: int) -> Image.Image:
+    """Return an image averaged down to `enough` pixels or more on its shorter side."""
+    factor = min(image.size) // enough
+    if factor < 2 or image.mode.startswith("I;"):
+        return image
+    if image.mode in ("1", "P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image.reduce(factor)
 
 
 @contextmanager
@@ -105,7 +143,7 @@ def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
 def to_eight_bits(image: Image.Image, channels: int, largest: int = 255) -> Image.Image:
     """Return the image as 8-bit grey or RGB, deeper grey scaled, transparency over white."""
     if image.mode.startswith("I"):
-        image = _scale_down(np.asarray(image).astype(np.int64), largest)
+        image = _scale_down(np.asarray(image), largest)
     if image.mode == "F":
         raise UnreadablePictureError("floating-point pixels: save it with 8 or 16 bits")
     if image.has_transparency_data:
@@ -115,10 +153,10 @@ def to_eight_bits(image: Image.Image, channels: int, largest: int = 255) -> Imag
 
 
 def _scale_down(deep: np.ndarray, largest: int) -> Image.Image:
-    """Return grey values 0…largest, int64 (H, W), as 8 bits."""
+    """Return grey values 0…largest, integers (H, W), as 8 bits."""
     if deep.min() < 0 or deep.max() > 65535:
         raise UnreadablePictureError("32-bit pixels: save it with 8 or 16 bits")
     if deep.max() > largest:
         limit = f"the pictures of the training end at {largest:,}"
         raise UnreadablePictureError(f"values up to {deep.max():,}, and {limit}")
-    return Image.fromarray((deep * 255 // largest).astype(np.uint8))
+    return Image.fromarray((deep.astype(np.uint32) * 255 // largest).astype(np.uint8))

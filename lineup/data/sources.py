@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from lineup.data.dataset_yaml import DeclaredFraming, Files, Noise, read_dataset_yaml
+from lineup.data.dataset_yaml import (
+    DATASET_YAML,
+    DeclaredFraming,
+    Files,
+    Images,
+    Noise,
+    read_dataset_yaml,
+)
 from lineup.data.downloads import find_files
+from lineup.data.findings import Finding, SplitImages, about_dataset
 from lineup.data.formats import make_noise, read_cifar, read_idx, read_table
-from lineup.data.image_folder import read_folder
+from lineup.data.image_folder import read_images
 from lineup.data.preprocessing import Framing, Preprocessing
 from lineup.errors import UserError, nearest
 from lineup.params import Data
@@ -34,15 +42,29 @@ class Source:
     preprocessing: Preprocessing | None = None  # of pictures
     files: list[dict[str, Any]] = field(default_factory=list)  # split, index, file, label
     shared_files: int = 0  # test pictures that are also in train, byte for byte
+    extra: dict[str, Tensor] = field(default_factory=dict)  # groups and validation of train
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # of the pictures in `files`
+
+    def findings(self) -> list[Finding]:
+        """Return what a person should know of these images; nothing of a regression."""
+        if self.task is not Task.CLASSIFICATION:
+            return []
+        train, test = self._split_images("train"), self._split_images("test")
+        return about_dataset(train, test, self.classes, self.sizes)
+
+    def _split_images(self, split: Literal["train", "test"]) -> SplitImages:
+        names = {"train": "training", "test": "test"}
+        files = [row["file"] for row in self.files if row["split"] == split]
+        return SplitImages(names[split], *getattr(self, split), files)
 
 
 def read_source(name: str, data: Data) -> Source:
     """Return the set in the folder data/`name`; UserError if there is none or it can't be had."""
     folder = _find_folder(name)
-    path = folder / "dataset.yaml"
-    if not path.exists():
-        return Source(Task.CLASSIFICATION, **vars(read_folder(folder, data)))
-    settings = read_dataset_yaml(path)
+    path = folder / DATASET_YAML
+    settings = read_dataset_yaml(path) if path.exists() else Images()
+    if isinstance(settings, Images):
+        return Source(Task.CLASSIFICATION, **vars(read_images(folder, settings, data)))
     if isinstance(settings, Files):
         return _read_files(name, path, settings)
     if isinstance(settings, Noise):

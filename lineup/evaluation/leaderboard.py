@@ -18,7 +18,7 @@ from lineup.evaluation import image_plots, plots
 from lineup.evaluation.comparisons import mcnemar, readable_p
 from lineup.evaluation.evaluator import Evaluation, Examples
 from lineup.files import write_json, write_text
-from lineup.paths import EVALUATION, HISTORY, MODELS, PLOTS
+from lineup.paths import EVALUATION, HISTORY, LEADERBOARD_CSV, MODELS, PLOTS
 
 DISAGREEMENTS = 10  # images in their picture
 COMPARISON = ["a", "b", "only_a", "only_b", "p_one_sided", "p_two_sided"]
@@ -33,7 +33,7 @@ def rank(evaluation: Evaluation) -> tuple[float, float, str]:
 
 def write_leaderboard(rows: list[Row], confidence: float, dataset: Dataset) -> None:
     """Write the leaderboard as CSV, Markdown and picture, and the scores for `dvc exp show`."""
-    write_text(EVALUATION / "leaderboard.csv", pd.DataFrame(rows).to_csv(index=False))
+    write_text(LEADERBOARD_CSV, pd.DataFrame(rows).to_csv(index=False))
     warning = shared_files_warning(dataset)
     text = _markdown(_readable(rows, confidence)) + (f"\n{warning}\n" if warning else "")
     write_text(EVALUATION / "leaderboard.md", text)

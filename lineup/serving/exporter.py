@@ -8,14 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from lineup.data.dataset import Split, load
 from lineup.errors import UserError
 from lineup.files import read_json, sha256, write_json, write_text
 from lineup.model_info import ModelInfo
-from lineup.params import Export
-from lineup.paths import EXPORT, INT8_ONNX, MODEL_JSON, ONNX, SCORES, WEIGHTS
+from lineup.params import BEST, Export, Params
+from lineup.paths import EXPORT, INT8_ONNX, LEADERBOARD_CSV, MODEL_JSON, ONNX, SCORES, WEIGHTS
 from lineup.serving.model_card import example, model_card
 from lineup.serving.quantization import quantize
 from lineup.serving.speed import measure_speed
@@ -26,6 +27,18 @@ SHIPPED_SCORES = {
     Task.CLASSIFICATION: ("test_accuracy", "val_accuracy", "parameters"),
     Task.REGRESSION: ("test_loss", "val_loss", "parameters"),
 }
+
+
+def choose_architecture(params: Params) -> str:
+    """Return the architecture that ships; of `auto`, the first of the leaderboard.
+
+    UserError where evaluate has not run.
+    """
+    if params.model != BEST:
+        return params.model
+    if not LEADERBOARD_CSV.exists():
+        raise UserError(f"{LEADERBOARD_CSV} is missing; run: dvc repro evaluate")
+    return pd.read_csv(LEADERBOARD_CSV)["architecture"][0]
 
 
 def export_model(trained: Path, evaluated: Path, settings: Export) -> dict[str, float]:

@@ -51,7 +51,9 @@ class Console:
         place = f"{recipe['device']}, {recipe['precision']}, {config['threads']} threads"
         parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
         self.say(f"{parameters:,} parameters on {len(trainer.train):,} examples ({place})")
-        epochs, reason = params.epochs(self.setup.architecture, len(trainer.train))
+        epochs, reason = params.epochs(
+            self.setup.architecture, len(trainer.train), self.setup.dataset.shape
+        )
         self.say(f"{epochs} {'epoch' if epochs == 1 else 'epochs'} ({reason})")
         if ignored := params.ignored_keys():
             names = ", ".join(f"train.{key}" for key in ignored)

@@ -9,7 +9,7 @@ import torch
 
 from lineup import architectures
 from lineup.data.dataset import Dataset, Split, load
-from lineup.params import Params
+from lineup.params import Augment, Params
 from lineup.training.batches import Batches
 from lineup.training.checkpoints import code_digests
 from lineup.training.device import make_deterministic, resolve_device, resolve_precision
@@ -37,7 +37,8 @@ def set_up(params: Params, architecture: str) -> Setup:
     resolved = {
         "device": device.type,
         "precision": resolve_precision(recipe.precision, device),
-        "epochs": params.epochs(architecture, len(split.train))[0],
+        "epochs": params.epochs(architecture, len(split.train), dataset.shape)[0],
+        "augment": _resolve_augment(recipe.augment, dataset.shape),
     }
     recipe = recipe.model_copy(update=resolved)
 
@@ -64,3 +65,13 @@ def set_up(params: Params, architecture: str) -> Setup:
         "torch": torch.__version__,
     }
     return Setup(architecture, dataset, split, trainer, config)
+
+
+def _resolve_augment(settings: Augment, shape: list[int]) -> Augment:
+    """Return settings of which none is auto: pictures in colour are mirrored, grey ones not.
+
+    Grey ones are characters and scans more often, which a mirror spoils.
+    """
+    is_colour = len(shape) == 3 and shape[0] == 3
+    flip = is_colour if settings.flip == "auto" else settings.flip
+    return settings.model_copy(update={"flip": flip})

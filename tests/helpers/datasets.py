@@ -5,7 +5,7 @@ import torch
 from lineup.data.dataset import Dataset, Split
 from lineup.data.dataset import load as load_split_of_task
 from lineup.files import sha256, write_json, write_text
-from lineup.paths import DATASET_JSON, FILES_CSV, INDICES, SPLIT_JSON, raw
+from lineup.paths import DATA_REPORT, DATASET_JSON, FILES_CSV, INDICES, RAW_REPORT, SPLIT_JSON, raw
 from lineup.task import Task
 from lineup.tensors import write_tensors
 
@@ -27,6 +27,7 @@ def write_dataset(name, task, classes, **splits):
     shape = list(next(iter(splits.values()))[0].shape[1:])
     write_json(DATASET_JSON, Dataset(name, task, classes, shape, digests).to_json())
     write_text(FILES_CSV, "split,index,file,label\n")
+    write_json(RAW_REPORT, {"findings": []})
 
 
 def write_split(count):
@@ -37,3 +38,4 @@ def write_split(count):
     statistics = {"mean": torch.tensor([0.3]), "std": torch.tensor([0.35])}
     write_tensors(INDICES, tensors | statistics)
     write_json(SPLIT_JSON, {"digest": sha256(INDICES)})
+    write_json(DATA_REPORT, {"findings": []})

@@ -16,7 +16,7 @@ def save(picture: Image.Image, path: Path, *arguments, **options) -> None:
 
 def paint(folder: Path, count=10, colour=(0, 0, 0), suffix="png", size=(20, 20)) -> Path:
     """Write pictures of one colour but for a pixel: no two are the same."""
-    brighter = tuple(level + 1 for level in colour)
+    brighter = tuple(level + 8 for level in colour)
     for number in range(count):
         picture = Image.new("RGB", size, colour)
         picture.putpixel((number % size[0], number // size[0]), brighter)

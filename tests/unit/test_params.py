@@ -9,8 +9,9 @@ from helpers.project import ROOT, Project, copy_sources
 
 from lineup import params as params_module
 from lineup.errors import UserError
-from lineup.params import load_params
+from lineup.params import BEST, load_params
 
+MNIST_SHAPE = [1, 28, 28]
 GOOD = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
@@ -35,7 +36,7 @@ def changed(tmp_path):
 
 def test_the_params_that_ship_are_valid_and_no_key_of_train_is_without_effect():
     params = load_params(ROOT / "params.yaml")
-    assert params.model in params.architectures
+    assert params.model == BEST
     assert params.ignored_keys() == []
 
 
@@ -52,6 +53,11 @@ A_NUMBER = "a whole number, or auto"
         ),
         ("train.augment.rotat", 1, "unknown key 'train.augment.rotat'; did you mean 'rotate'?"),
         ("trian", {}, "unknown key 'trian'; did you mean 'train'?"),
+        ("data.size", 4, "data.size = 4: must be a number of pixels from 8 to 512, or auto"),
+        ("data.size", "big", "data.size = 'big': must be a number of pixels .*, or auto"),
+        ("data.channels", 2, "data.channels = 2: input should be 1, 3 or 'auto'"),
+        ("data.group", "(", r"data.group = '\(': .*missing \)"),
+        ("train.augment.flip", "perhaps", "train.augment.flip = 'perhaps': must be true, false"),
         ("train.epochs", "ten", f"train.epochs = 'ten': must be {A_NUMBER}"),
         ("train.epochs", 0, f"train.epochs = 0: must be {A_NUMBER}; 1 is the smallest"),
         ("train.epochs", 2.5, f"train.epochs = 2.5: must be {A_NUMBER}"),
@@ -67,7 +73,7 @@ A_NUMBER = "a whole number, or auto"
         ("seed", -1, "seed = -1"),
         ("model", "cnnn", "unknown architecture 'cnnn'; did you mean 'cnn'?"),
         ("architectures", ["mlp", "vgg"], "unknown architecture 'vgg'; valid: .*simplenet"),
-        ("architectures", ["linear"], "model 'mlp' is not one of architectures.*-S model=linear"),
+        ("model", "vgg", "unknown architecture 'vgg'; valid: .*simplenet"),
         ("architectures", [], "architectures = []"),
         ("architectures", ["mlp", "mlp"], "names one architecture twice"),
         ("models.mlp.epochs", 0, "models.mlp.epochs = 0"),
@@ -119,7 +125,7 @@ MNIST = yaml.safe_load(  # the resolved recipes of the six on MNIST, 48,000 trai
     schedule: one_cycle, warmup: 0.2, step_epochs: 5, step_factor: 0.1, clip_norm: 0,
     label_smoothing: 0.05, ema: 0, monitor: auto, mode: auto, patience: 0, keep_every: 0,
     top_k: 3, log_every: 100, tensorboard: false, device: auto, precision: auto,
-    augment: {rotate: 7, shift: 0.05, scale: 0.07, shear: 0.07, flip: false, erase: 0}}
+    augment: {rotate: 7, shift: 0.05, scale: 0.07, shear: 0.07, flip: auto, erase: 0}}
     """
 )
 MNIST_LINEAR = {"epochs": 12, "batch_size": 512, "learning_rate": 0.01} | {
@@ -143,7 +149,7 @@ MNIST_LINEAR = {"epochs": 12, "batch_size": 512, "learning_rate": 0.01} | {
 def test_the_shipped_recipes_on_mnist_are_those_of_the_published_table(architecture, own):
     params = load_params(ROOT / "params.yaml")
     recipe, _ = params.recipe(architecture)
-    epochs, _ = params.epochs(architecture, 48_000)
+    epochs, _ = params.epochs(architecture, 48_000, MNIST_SHAPE)
     resolved = recipe.model_copy(update={"epochs": epochs}).model_dump(exclude={"passes"})
     assert resolved == MNIST | own
 
@@ -158,7 +164,7 @@ def test_the_shipped_recipes_on_mnist_are_those_of_the_published_table(architect
 )
 def test_a_number_of_epochs_in_train_rules_all_and_a_nearer_one_wins(changed, numbers, expected):
     params = load_params(changed({f"{place}.epochs": number for place, number in numbers.items()}))
-    assert {name: params.epochs(name, 48_000)[0] for name in expected} == expected
+    assert {name: params.epochs(name, 48_000, MNIST_SHAPE)[0] for name in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -176,23 +182,41 @@ def test_a_number_of_epochs_in_train_rules_all_and_a_nearer_one_wins(changed, nu
 )
 def test_a_small_set_is_seen_as_often_as_mnist_in_at_most_200_epochs(examples, expected):
     params = load_params(ROOT / "params.yaml")
-    assert params.epochs("cnn", examples)[0] == expected
+    assert params.epochs("cnn", examples, MNIST_SHAPE)[0] == expected
+
+
+def test_a_model_that_is_not_trained_is_refused_with_one_that_is(changed):
+    path = changed({"architectures": ["linear"], "model": "mlp"})
+    message = "model 'mlp' is not one of architectures.*-S model=linear"
+    with pytest.raises(UserError, match=message):
+        load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [([3, 28, 28], 110), ([3, 56, 56], 28), ([3, 512, 512], 11)]
+)
+def test_larger_images_are_seen_less_often_so_that_a_training_takes_as_long(shape, expected):
+    params = load_params(ROOT / "params.yaml")
+    assert params.epochs("cnn", 4_800, shape)[0] == expected
 
 
 def test_more_passes_than_200_are_never_cut(changed):
     params = load_params(changed({"models.cnn.passes": 300}))
-    assert [params.epochs("cnn", examples)[0] for examples in (48_000, 480)] == [300, 300]
+    assert [params.epochs("cnn", examples, MNIST_SHAPE)[0] for examples in (48_000, 480)] == [
+        300,
+        300,
+    ]
 
 
 def test_a_section_without_epochs_and_passes_goes_by_those_of_train(changed):
     params = load_params(changed({"models.cnn": {"channels": [8]}}))
-    assert params.epochs("cnn", 48_000) == (12, "auto: train.passes")
-    assert params.epochs("cnn", 4_800)[0] == 120
+    assert params.epochs("cnn", 48_000, MNIST_SHAPE) == (12, "auto: train.passes")
+    assert params.epochs("cnn", 4_800, MNIST_SHAPE)[0] == 120
 
 
 def test_the_step_schedule_is_taken_with_a_number_of_epochs(changed):
     path = changed({"train.schedule": "step", "train.epochs": 10})
-    assert load_params(path).epochs("cnn", 100) == (10, "train.epochs")
+    assert load_params(path).epochs("cnn", 100, MNIST_SHAPE) == (10, "train.epochs")
 
 
 def test_a_key_of_train_that_all_chosen_architectures_override_is_found(changed):

@@ -165,7 +165,8 @@ def test_the_official_mirror_serves_once_and_its_files_serve_the_next_time(
     fetch.main()
     assert_fetched()
     first = read_folder("data/raw")
-    assert set(first) == {"train.safetensors", "test.safetensors", "dataset.json", "files.csv"}
+    tables = {"dataset.json", "files.csv", "data_report.json"}
+    assert set(first) == {"train.safetensors", "test.safetensors"} | tables
     fetch.main()
     assert len(serve.requests) == 4
     assert read_folder("data/raw") == first
@@ -431,7 +432,7 @@ def test_noise_is_standard_normal_and_the_same_each_time(project):
         ("73,67,43,56", ", row 2: 4 cells under 5 columns"),
         ("73,67,43,56,70,9", ", row 2: 6 cells under 5 columns"),
         ("73,,43,56,70", ", row 2: rainfall = '' is no number"),
-        ("", " needs at least one row"),
+        ("", " needs a header and at least one row"),
     ],
 )
 def test_a_bad_table_is_refused_with_the_cell_named(project, cells, message):

@@ -1,0 +1,91 @@
+"""The validation split of a dataset, and what there is to know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lineup.data.copies import find_equal_images
+from lineup.data.dataset import Dataset, load, made_by
+from lineup.data.findings import Finding, SplitImages, about_copies, read_findings
+from lineup.data.splitting import Draw, channel_statistics, stratified_split
+from lineup.evaluation.image_plots import draw_samples
+from lineup.evaluation.plot_style import draw_message
+from lineup.evaluation.plots import draw_table
+from lineup.params import Split
+from lineup.paths import FILES_CSV, FINDINGS_PNG, RAW_REPORT, SAMPLES, raw
+from lineup.tensors import read_tensors
+
+SAMPLES_PER_CLASS = 10
+Result = tuple[dict[str, Tensor], list[Finding]]  # tensors of indices.safetensors
+
+
+def split_images(dataset: Dataset, settings: Split) -> Result:
+    """Split training images, as their folders say or else at random, and draw some of them."""
+    tensors = read_tensors(made_by("fetch", raw("train")))
+    images, labels = tensors["images"], tensors["labels"]
+    if "validation" in tensors:
+        is_validation = tensors["validation"].bool()
+        train, validation = (mask.nonzero().flatten() for mask in (~is_validation, is_validation))
+    else:
+        in_test = _count_test(dataset.classes)
+        draw = Draw("validation", "split.validation", settings.validation, settings.seed, in_test)
+        originals, groups = find_equal_images(images), tensors.get("groups")
+        train, validation = stratified_split(labels, draw, dataset.classes, originals, groups)
+    mean, std = channel_statistics(images[train])
+
+    splits = {"training": train, "validation": validation}
+    findings = read_findings(made_by("fetch", RAW_REPORT))
+    findings += about_copies(*(_choose(name, splits[name], tensors) for name in splits))
+    _draw_samples(images[train], labels[train], dataset.classes)
+    _draw_findings(images, findings)
+    return {"train": train, "validation": validation, "mean": mean, "std": std}, findings
+
+
+def split_rows(dataset: Dataset, settings: Split) -> Result:
+    """Use every row of a regression for both: it is scored in-sample, as the tutorials do."""
+    inputs, targets = load("train", dataset.task)
+    rows = torch.arange(len(inputs))
+    draw_table(inputs, targets, [*dataset.inputs, *dataset.classes], SAMPLES)
+    draw_message("No images", FINDINGS_PNG)
+    tensors = {"mean": torch.zeros(1), "std": torch.ones(1)}
+    return {"train": rows, "validation": rows.clone()} | tensors, []
+
+
+def _read_files(split: str) -> pd.DataFrame:
+    files = pd.read_csv(made_by("fetch", FILES_CSV), dtype=str, keep_default_na=False)
+    return files[files["split"] == split]
+
+
+def _count_test(classes: Sequence[str]) -> list[int]:
+    """Return how many pictures of each class the test has."""
+    counts = _read_files("test")["label"].value_counts()
+    return [int(counts.get(name, 0)) for name in classes]
+
+
+def _choose(name: str, rows: Tensor, tensors: dict[str, Tensor]) -> SplitImages:
+    names = _read_files("train")["file"].tolist()
+    chosen = [names[row] for row in rows.tolist()] if names else []
+    return SplitImages(name, tensors["images"][rows], tensors["labels"][rows], chosen)
+
+
+def _draw_samples(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
+    """Draw images of every class, from all over it: neighbours are often of one kind."""
+    samples = {}
+    for label, name in enumerate(classes):
+        rows = (labels == label).nonzero().flatten()
+        count = min(SAMPLES_PER_CLASS, len(rows))
+        samples[name] = images[rows[torch.linspace(0, len(rows) - 1, count).long()]]
+    draw_samples(samples, SAMPLES)
+
+
+def _draw_findings(images: Tensor, findings: Sequence[Finding]) -> None:
+    """Draw the first training images that each finding is about."""
+    found = {finding.kind: images[finding.images] for finding in findings if finding.images}
+    if found:
+        draw_samples(found, FINDINGS_PNG)
+    else:
+        draw_message("No image stands out", FINDINGS_PNG)
