@@ -39,13 +39,13 @@ def main() -> None:
     if dataset.task is Task.CLASSIFICATION:
         leaderboard.write_confusion(evaluations)
         leaderboard.compare(evaluations, examples)
-    leaderboard.write_leaderboard(rows, params.evaluate.confidence, dataset)
+    leaderboard.write_leaderboard(rows, params.evaluate.confidence, examples)
     if enabled():
         from lineup.tracking.sync import record_evaluations
 
         record_evaluations(params.architectures)
 
-    leaderboard.show_leaderboard(rows, params.evaluate.confidence, dataset)
+    leaderboard.show_leaderboard(rows, params.evaluate.confidence, examples)
     print(f"Next: dvc plots show · make report · {EVALUATION}/")
     if params.model not in (BEST, names[0]):
         print(f"      dvc exp run -S model=auto   ships {names[0]}, not {params.model}")

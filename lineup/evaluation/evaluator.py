@@ -35,6 +35,7 @@ from lineup.serving.deployable import (
     verify,
     write_onnx,
 )
+from lineup.task import Task
 from lineup.tensors import write_tensors
 
 EXAMPLE_INPUTS = 2
@@ -47,13 +48,17 @@ class Examples:
     dataset: Dataset
     test: tuple[Tensor, Tensor]  # raw inputs and targets
     validation: tuple[Tensor, Tensor]
+    commonest: int | None  # class of the training split; None of a regression
 
     @classmethod
     def read(cls) -> Examples:
         """Return what evaluation needs of the data; UserError before fetch and split have run."""
-        dataset, validation = Dataset.read(), Split.read().validation
+        dataset, split = Dataset.read(), Split.read()
         inputs, targets = load("train", dataset.task)
-        return cls(dataset, load("test", dataset.task), (inputs[validation], targets[validation]))
+        validation = inputs[split.validation], targets[split.validation]
+        is_classification = dataset.task is Task.CLASSIFICATION
+        commonest = int(targets[split.train].mode().values) if is_classification else None
+        return cls(dataset, load("test", dataset.task), validation, commonest)
 
 
 @dataclass(frozen=True)

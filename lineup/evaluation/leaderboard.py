@@ -13,14 +13,16 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from lineup.data.dataset import Dataset
 from lineup.evaluation import image_plots, plots
 from lineup.evaluation.comparisons import mcnemar, readable_p
 from lineup.evaluation.evaluator import Evaluation, Examples
+from lineup.evaluation.metrics import interval
+from lineup.evaluation.plot_style import shorten
 from lineup.files import write_json, write_text
 from lineup.paths import EVALUATION, HISTORY, LEADERBOARD_CSV, MODELS, PLOTS
 
 DISAGREEMENTS = 10  # images in their picture
+FAR = 0.02  # of accuracy, between validation and test
 COMPARISON = ["a", "b", "only_a", "only_b", "p_one_sided", "p_two_sided"]
 Row = dict[str, Any]
 
@@ -31,26 +33,47 @@ def rank(evaluation: Evaluation) -> tuple[float, float, str]:
     return -row.get("val_accuracy", 0), row["val_loss"], row["architecture"]
 
 
-def write_leaderboard(rows: list[Row], confidence: float, dataset: Dataset) -> None:
+def write_leaderboard(rows: list[Row], confidence: float, examples: Examples) -> None:
     """Write the leaderboard as CSV, Markdown and picture, and the scores for `dvc exp show`."""
     write_text(LEADERBOARD_CSV, pd.DataFrame(rows).to_csv(index=False))
-    warning = shared_files_warning(dataset)
-    text = _markdown(_readable(rows, confidence)) + (f"\n{warning}\n" if warning else "")
-    write_text(EVALUATION / "leaderboard.md", text)
+    notes = "".join(f"\n{note}\n" for note in _notes(rows[0], confidence, examples))
+    table = _readable(rows, confidence, examples)
+    write_text(EVALUATION / "leaderboard.md", _markdown(table) + notes)
     plots.draw_leaderboard(rows, confidence, EVALUATION / "leaderboard.png")
     scores = {row["architecture"]: row.get("val_accuracy", row["val_loss"]) for row in rows}
     write_json(EVALUATION / "validation.json", scores)
 
 
-def shared_files_warning(dataset: Dataset) -> str:
-    """Return a line about test pictures that training saw; an empty text where there are none."""
-    if not dataset.shared_files:
-        return ""
-    count = f"{dataset.shared_files:,} test pictures are also in train/"
-    return f"{count} (data.allow_duplicates): the test says little."
+def _notes(first: Row, confidence: float, examples: Examples) -> list[str]:
+    """Return what a person must know to read the table."""
+    notes = []
+    if shared := examples.dataset.shared_files:
+        count = f"{shared:,} test pictures are also in train/"
+        notes.append(f"{count} (data.allow_duplicates): the test says little.")
+    if "test_accuracy" in first:
+        notes += _compare_with_validation(first, confidence, len(examples.validation[1]))
+    return notes
 
 
-def _readable(rows: list[Row], confidence: float) -> list[dict[str, str]]:
+def _compare_with_validation(first: Row, confidence: float, count: int) -> list[str]:
+    """Say what it usually means where validation, `count` images, stands far outside the test."""
+    validation, test = first["val_accuracy"], first["test_accuracy"]
+    low, high = interval(round(validation * count), count, confidence)
+    scores = f"{first['architecture']} has {validation:.1%} on validation and {test:.1%} on test"
+    if abs(validation - test) < FAR:
+        return []
+    if low > first["test_accuracy_high"]:
+        return [
+            f"{scores}. That usually means that pictures of one thing (a person, a film, a series) "
+            "are in both training and validation, but not in the test: believe the test, and set "
+            "data.group."
+        ]
+    if high < first["test_accuracy_low"]:
+        return [f"{scores}. That usually means that the test's pictures are easier than others."]
+    return []
+
+
+def _readable(rows: list[Row], confidence: float, examples: Examples) -> list[dict[str, str]]:
     """Return the leaderboard as people read it, a text per cell."""
     table = []
     for row in rows:
@@ -59,7 +82,24 @@ def _readable(rows: list[Row], confidence: float) -> list[dict[str, str]]:
         cells |= _accuracy_cells(row, confidence) if is_classification else _error_cells(row)
         cells["µs each"] = f"{row['time_per_image_us']:,.0f}"
         table.append(cells)
+    if examples.commonest is not None:
+        table.append(_baseline_cells(table[0], confidence, examples))
     return table
+
+
+def _baseline_cells(
+    others: dict[str, str], confidence: float, examples: Examples
+) -> dict[str, str]:
+    """Return the row of who always says the commonest class: what any network must beat."""
+    name = examples.dataset.classes[examples.commonest]
+    row: Row = {}
+    for prefix, (_, labels) in {"val_": examples.validation, "test_": examples.test}.items():
+        correct = int((labels == examples.commonest).sum())
+        low, high = interval(correct, len(labels), confidence)
+        row |= {f"{prefix}accuracy": correct / len(labels)}
+        row |= {f"{prefix}accuracy_low": low, f"{prefix}accuracy_high": high}
+    cells = {"architecture": f"always {shorten(name, 5)}"} | _accuracy_cells(row, confidence)
+    return {key: cells.get(key, "–") for key in others}
 
 
 def _accuracy_cells(row: Row, confidence: float) -> dict[str, str]:
@@ -95,9 +135,9 @@ def _markdown(table: list[dict[str, str]]) -> str:
     return "".join(lines)
 
 
-def show_leaderboard(rows: list[Row], confidence: float, dataset: Dataset) -> None:
+def show_leaderboard(rows: list[Row], confidence: float, examples: Examples) -> None:
     """Print the leaderboard."""
-    cells = _readable(rows, confidence)
+    cells = _readable(rows, confidence, examples)
     title = "Leaderboard, by validation score"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     for head in cells[0]:
@@ -106,8 +146,8 @@ def show_leaderboard(rows: list[Row], confidence: float, dataset: Dataset) -> No
     for row in cells:
         table.add_row(*map(Text, row.values()))
     Console().print(table)
-    if warning := shared_files_warning(dataset):
-        print(warning)
+    for note in _notes(rows[0], confidence, examples):
+        print(note)
 
 
 # --- curves and comparisons -----------------------------------------------------------------------

@@ -10,11 +10,21 @@ from typing import Any
 import pandas as pd
 
 from lineup.data.dataset import Dataset
+from lineup.data.findings import read_findings
 from lineup.errors import UserError
 from lineup.evaluation.comparisons import readable_p
 from lineup.files import read_json
 from lineup.model_info import ModelInfo
-from lineup.paths import EVALUATION, MODELS, PLOTS, SAMPLES, SCORES
+from lineup.paths import (
+    DATA_REPORT,
+    EVALUATION,
+    FINDINGS_PNG,
+    LEADERBOARD_CSV,
+    MODELS,
+    PLOTS,
+    SAMPLES,
+    SCORES,
+)
 from lineup.templating import render
 
 CAPTIONS = {  # plots of an architecture, in this order
@@ -38,12 +48,14 @@ def make_report() -> str:
         dataset=Dataset.read(),
         leaderboard=leaderboard,
         comparisons=_read_comparisons(EVALUATION / "comparisons.csv"),
-        architectures=[_describe(row[0]) for row in leaderboard[1:]],
+        architectures=[_describe(name) for name in pd.read_csv(LEADERBOARD_CSV)["architecture"]],
+        findings=read_findings(DATA_REPORT),
         pictures={
             "leaderboard": _embed(EVALUATION / "leaderboard.png"),
             "curves": _embed(EVALUATION / "learning_curves.png"),
             "disagreements": _embed(PLOTS / "disagreements.png"),
             "samples": _embed(SAMPLES),
+            "findings": _embed(FINDINGS_PNG),
         },
     )
 
