@@ -13,6 +13,10 @@ OUTDATED = (
     "warning: {model} was made before models kept how their pictures are prepared; only pictures "
     "of its own size are surely read right. To renew it: dvc repro"
 )
+OTHER_DATA = (
+    "it was trained before the data here changed, and stays champion, as they can't be compared; "
+    "to ship a model of today's data: dvc exp run -S export.promote=always"
+)
 
 
 def main(
@@ -50,8 +54,11 @@ def main(
 
     sources, notes = find_sources(pictures)
     classifier = open_classifier(model)
+    notes.append(classifier.title)
     if classifier.is_outdated:
         notes.append(OUTDATED.format(model=model or "the champion"))
+    if classifier.is_of_other_data:
+        notes.append(OTHER_DATA)
     for note in notes:
         typer.echo(note, err=True)
     answers, errors = classify(classifier, sources, MAX_DRAWN if explain else 0)

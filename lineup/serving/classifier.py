@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +16,8 @@ from PIL import Image
 
 from lineup.data.preprocessing import Preprocessing
 from lineup.errors import UserError
-from lineup.paths import MODEL_JSON, ONNX, PARAMS, WEIGHTS
+from lineup.files import read_json
+from lineup.paths import DATASET_JSON, MODEL_JSON, ONNX, PARAMS, SPLIT_JSON, WEIGHTS
 from lineup.task import Task
 from lineup.tracking.names import registered_name
 from lineup.tracking.sqlite_tables import find_model_locally
@@ -34,6 +35,26 @@ class Classifier:
 
     run: Callable[[np.ndarray], np.ndarray]  # uint8 (N, C, H, W) → float32 (N, K)
     metadata: dict[str, Any]
+    version: str = ""  # in the registry, where it is from there
+
+    @property
+    def title(self) -> str:
+        """Return what this is, and what pictures it was trained on."""
+        channels, height, width = self.metadata["shape"]
+        dataset = self.metadata.get("dataset", "an unnamed set")
+        version = f" version {self.version}" if self.version else ""
+        colour = "grey" if channels == 1 else "colour"
+        name = self.metadata.get("architecture", "a network")
+        return f"{dataset}{version}: {name}, trained on {height} × {width} {colour} pictures"
+
+    @property
+    def is_of_other_data(self) -> bool:
+        """Tell whether the dataset here has changed since this model was trained on it."""
+        if not (SPLIT_JSON.exists() and DATASET_JSON.exists()):
+            return False
+        is_same_set = self.metadata.get("dataset") == read_json(DATASET_JSON)["name"]
+        known = self.metadata.get("split", "")
+        return is_same_set and known not in ("", read_json(SPLIT_JSON)["digest"])
 
     @property
     def classes(self) -> list[str]:
@@ -65,7 +86,8 @@ class Classifier:
 def open_classifier(model: str | None) -> Classifier:
     """Open a model by MLflow URI or by path, the champion by default; UserError if none."""
     model = model or champion_uri()
-    classifier = _open(_find(model))
+    folder, version = _find(model)
+    classifier = replace(_open(folder), version=version)
     if classifier.metadata["task"] != Task.CLASSIFICATION:
         raise UserError(f"{model} takes rows of numbers, not pictures; see the model card there")
     return classifier
@@ -82,16 +104,19 @@ def champion_uri() -> str:
     return f"models:/{only_registered_name(HOW_TO_NAME)}@champion"
 
 
-def _find(model: str) -> Path:
-    """Return the folder or file of a model."""
+def _find(model: str) -> tuple[Path, str]:
+    """Return the folder or file of a model, and its version in the registry."""
     if ":/" not in model:
-        return Path(model)
+        return Path(model), ""
     found = find_model_locally(model)
     if found:
         return found
     from lineup.tracking.store import download  # imports MLflow: 1 s
 
-    return download(model)
+    folder = download(model)
+    note = folder / "registered_model_meta"  # MLflow's
+    version = yaml.safe_load(note.read_text())["model_version"] if note.exists() else ""
+    return folder, str(version)
 
 
 def _open(path: Path) -> Classifier:

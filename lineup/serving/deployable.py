@@ -125,6 +125,7 @@ def onnx_metadata(info: ModelInfo) -> dict[str, str]:
         "shape": info.shape,
         "preprocessing": info.preprocessing,
         "weights_sha256": info.weights_sha256,
+        "split": info.split,
         "versions": {"torch": torch.__version__, "onnx": onnx.__version__, "opset": OPSET},
     }
     return {

@@ -21,7 +21,7 @@ LOCATION_COLUMNS = {
     "model_versions": "storage_location",
 }
 FIND_VERSION = """
-    SELECT storage_location FROM model_versions
+    SELECT storage_location, version FROM model_versions
     WHERE name = :name AND version = coalesce(:number, (
         SELECT version FROM registered_model_aliases WHERE name = :name AND alias = :alias))
 """
@@ -35,8 +35,8 @@ def _connection(path: Path, mode: str = "rw") -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def find_model_locally(uri: str) -> Path | None:
-    """Return the folder of a registered model in this repository's own store, if it is there.
+def find_model_locally(uri: str) -> tuple[Path, str] | None:
+    """Return folder and version of a registered model in this repository's own store, if there.
 
     Whatever is unusual is left to MLflow.
     """
@@ -49,14 +49,15 @@ def find_model_locally(uri: str) -> Path | None:
         with _connection(file, "ro") as connection:
             keys = {"name": name, "alias": alias, "number": number}
             found = connection.execute(FIND_VERSION, keys).fetchone()
-            location = found[0] if found else ""
+            location, version = found or ("", "")
             if location and location.startswith("models:/"):  # a version of a LoggedModel
                 found = connection.execute(FIND_MODEL, [location.removeprefix("models:/")])
                 location = (found.fetchone() or [""])[0]
     except sqlite3.Error:
         return None
     folder = Path(location or "/nowhere")
-    return folder if folder.is_dir() and folder.is_relative_to(root) else None
+    is_usual = folder.is_dir() and folder.is_relative_to(root)
+    return (folder, str(version)) if is_usual else None
 
 
 def use_write_ahead_log(path: Path) -> None:

@@ -141,7 +141,7 @@ def download(uri: str) -> Path:
     """Return a local folder with the files of a registered or logged model; UserError if none."""
     found = sqlite_tables.find_model_locally(uri)
     if found:
-        return found
+        return found[0]
     connected = client_for_user()
     try:
         return Path(mlflow.artifacts.download_artifacts(uri))

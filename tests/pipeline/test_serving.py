@@ -29,7 +29,7 @@ GATE = {"promote": "gate", "level": 0.05, "margin": 0.002}
 @pytest.fixture
 def champion(project):
     """The folder of the registered champion."""
-    return find_model_locally("models:/digits@champion")
+    return find_model_locally("models:/digits@champion")[0]
 
 
 @pytest.fixture
