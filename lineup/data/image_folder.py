@@ -28,9 +28,9 @@ from lineup.data.layouts import Pictures, find_pictures
 from lineup.data.preprocessing import Preprocessing
 from lineup.data.splitting import Draw, stratified_split
 from lineup.errors import UserError, listed
-from lineup.params import MIN_SIZE, Data
+from lineup.params import Data
 
-LARGEST_AUTO_SIZE = 64  # pixels; more takes longer than a first run should
+AUTO_SIZES = (16, 64)  # least for four stages of pooling; more takes longer than a first run should
 TEST_SEED = 0
 Result = TypeVar("Result")
 
@@ -183,7 +183,8 @@ def _choose_size(facts: Sequence[PictureFacts], data: Data) -> tuple[int, str]:
     if data.size != "auto":
         return data.size, "data.size"
     middle = round(median(max(fact.size) for fact in facts))
-    size = min(max(middle, MIN_SIZE), LARGEST_AUTO_SIZE)
+    least, most = AUTO_SIZES
+    size = min(max(middle, least), most)
     limit = "" if size == middle else f", at {'most' if size < middle else 'least'} {size}"
     return size, f"auto: the median picture has {middle}{limit}"
 

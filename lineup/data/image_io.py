@@ -110,12 +110,13 @@ def _turn_upright(image: Image.Image) -> None:
 
 def _reduce(image: Image.Image, enough: int) -> Image.Image:
     """Return an image averaged down to `enough` pixels or more on its shorter side."""
-    factor = min(image.size) // enough
-    if factor < 2 or image.mode.startswith("I;"):
+    scale = enough / min(image.size)
+    if scale > 0.5 or image.mode.startswith("I;"):
         return image
     if image.mode in ("1", "P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return image.reduce(factor)
+    size = [round(side * scale) for side in image.size]
+    return image.resize(size, Image.Resampling.BOX)
 
 
 @contextmanager

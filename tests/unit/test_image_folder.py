@@ -10,16 +10,14 @@ import pytest
 import torch
 from helpers import picture_sets
 from helpers.datasets import describe, load, load_split
+from helpers.own_images import FLOWERS, choose, refusal
 from helpers.picture_sets import paint, png, save
-from helpers.project import ROOT, Project, write_digits
+from helpers.project import write_digits
 from PIL import Image
 
 from lineup.data.image_io import UnreadablePictureError
 from lineup.data.preprocessing import Preprocessing
-from lineup.errors import UserError
 from stages import fetch, split
-
-FLOWERS = Path("data/flowers")
 
 
 @pytest.fixture(autouse=True)
@@ -29,27 +27,8 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def choose(name="flowers", **data):
-    shutil.copy(ROOT / "params.yaml", "params.yaml")
-    settings = {
-        "size": 16,
-        "channels": 1,
-        "group": None,
-        "test": 0.2,
-        "allow_duplicates": False,
-    } | data
-    Project(Path()).set(dataset=name, data=settings)
-
-
 def flowers(root=FLOWERS):
     return picture_sets.flowers(root)
-
-
-def refusal():
-    with pytest.raises(UserError) as error:
-        fetch.main()
-    assert not Path("data/raw").exists()
-    return str(error.value)
 
 
 def test_sub_folders_are_the_classes_and_a_stratified_fraction_is_held_out():
