@@ -250,7 +250,7 @@ def test_copies_of_a_file_lie_on_one_side_of_the_test(capsys):
         for copy in range(3 if number < 10 else 1):
             save(noise(label, number), MINE / label / f"{number}-{copy}.png")
     found = fetched()
-    assert "40 files are copies" in capsys.readouterr().out
+    assert "40 pictures are copies" in capsys.readouterr().out
     sides = {}
     for row, _ in found:
         number = Path(row["file"]).stem.split("-")[0]
