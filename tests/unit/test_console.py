@@ -37,7 +37,9 @@ def test_the_first_lines_tell_size_epochs_and_why_in_the_terminal_and_in_the_log
     console.introduce(params, "the checkpoint is damaged")
     size, epochs, warning = capsys.readouterr().out.splitlines()
     assert size.startswith("mlp: 676 parameters on 80 examples (cpu, ")
-    reason = "auto: train.passes = 12 is for 48,000 examples of 28 × 28, less takes more, at most 200"
+    reason = (
+        "auto: train.passes = 12 is for 48,000 examples of 28 × 28, less takes more, at most 200"
+    )
     assert epochs == f"mlp: 200 epochs ({reason})"
     assert warning == "mlp: warning: the checkpoint is damaged"
     log = console.log_file.read_text()
