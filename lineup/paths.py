@@ -39,6 +39,7 @@ ONNX = "model.onnx"
 INT8_ONNX = "model.int8.onnx"
 SCORES = "metrics.json"  # of one architecture; METRICS_JSON are those of what ships
 PREDICTIONS = "predictions.safetensors"  # on the test split
+EXAMPLE = "example.npy"  # test images with bright pixels, for a version's input example
 VALIDATION = "validation.safetensors"  # outputs on the validation split, and how good each is
 
 

@@ -48,6 +48,11 @@ def _builder(name: str) -> Callable[..., nn.Module]:
     return importlib.import_module(f"{__name__}.{name}").build
 
 
+def count_parameters(model: nn.Module) -> int:
+    """Return how many numbers a model learns."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def image_shape(name: str, shape: Sequence[int], smallest: int) -> tuple[int, int, int]:
     """Return `shape` as (C, H, W); UserError if it is of no images, or too small for `name`."""
     if len(shape) != 3:

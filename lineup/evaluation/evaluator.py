@@ -19,6 +19,7 @@ from lineup.files import write_json, write_text
 from lineup.params import Evaluate
 from lineup.paths import (
     EVALUATION,
+    EXAMPLE,
     FILES_CSV,
     MODELS,
     ONNX,
@@ -101,7 +102,7 @@ def evaluate_model(
     write_json(folder / SCORES, scores)
     write_tensors(folder / PREDICTIONS, {model.info.task.outputs: outputs})
     _write_validation(folder / VALIDATION, model, on_validation, examples.validation[1])
-    np.save(folder / "example.npy", _bright_examples(inputs))
+    np.save(folder / EXAMPLE, _bright_examples(inputs))
     draw_model(name, model, inputs)
     row = {"architecture": name, **scores, "time_per_image_us": round(microseconds, 1)}
     if model.is_classification:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lineup.errors import UserError
 from lineup.evaluation import metrics
+from lineup.evaluation.scores import top_accuracy
 from lineup.files import replacing
 from lineup.params import Export
 from lineup.serving.deployable import predict_onnx, read_onnx
@@ -45,7 +46,7 @@ def quantize(
 def _score(path: Path, images: Tensor, labels: Tensor) -> dict[str, float]:
     probabilities = predict_onnx(read_onnx(path), images)
     return {
-        "test_accuracy": (probabilities.argmax(1) == labels).double().mean().item(),
+        "test_accuracy": top_accuracy(probabilities, labels, 1),
         "test_loss": metrics.cross_entropy(probabilities, labels),
     }
 

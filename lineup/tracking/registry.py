@@ -20,7 +20,7 @@ from mlflow.types import Schema, TensorSpec
 
 from lineup.files import read_json
 from lineup.model_info import ModelInfo
-from lineup.paths import MODEL_JSON, ONNX, SCORES, VALIDATION, WEIGHTS
+from lineup.paths import EXAMPLE, MODEL_JSON, ONNX, SCORES, VALIDATION, WEIGHTS
 from lineup.templating import render
 from lineup.tracking.lineage import TOO_LARGE
 from lineup.tracking.mirror import Mirror, log_metrics, to_metrics
@@ -30,7 +30,6 @@ from lineup.tracking.store import registry_lock
 
 WEIGHTS_TAG = "weights_sha256"
 TRAINED_AT = "lineup.trained_at"  # milliseconds
-EXAMPLE = "example.npy"
 READY = "READY"
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 import typer
 from torchinfo import summary
 
+from lineup.architectures import count_parameters
 from lineup.cli import duration, progress
 from lineup.params import Params
 from lineup.training.setup import Setup
@@ -49,7 +50,7 @@ class Console:
         trainer, config = self.trainer, self.setup.config
         recipe = config["recipe"]
         place = f"{recipe['device']}, {recipe['precision']}, {config['threads']} threads"
-        parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+        parameters = count_parameters(trainer.model)
         self.say(f"{parameters:,} parameters on {len(trainer.train):,} examples ({place})")
         epochs, reason = params.epochs(
             self.setup.architecture, len(trainer.train), self.setup.dataset.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lineup.architectures import count_parameters
 from lineup.files import sha256, write_json, write_rows
 from lineup.model_info import ModelInfo
 from lineup.paths import HISTORY, RUN_JSON, WEIGHTS
@@ -28,7 +29,7 @@ def write_outputs(folder: Path, setup: Setup, run_id: str) -> None:
         mean=setup.split.mean.tolist(),
         std=setup.split.std.tolist(),
         preprocessing=setup.dataset.preprocessing,
-        parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+        parameters=count_parameters(trainer.model),
         epoch=trainer.progress.best_epoch,
         validation={name: value for name, value in best.items() if name.startswith("val_")},
         recipe=config["recipe"] | {"threads": config["threads"], "torch": config["torch"]},
