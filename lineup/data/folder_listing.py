@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Listing:
     pictures: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)  # visible files that are no pictures
     ignored: list[Path] = field(default_factory=list)  # hidden, or left behind by systems
+    misplaced: list[Path] = field(default_factory=list)  # links that lead into another class
 
     @property
     def files(self) -> list[Path]:
@@ -46,6 +47,12 @@ class Listing:
         self.pictures += other.pictures
         self.others += other.others
         self.ignored += other.ignored
+        self.misplaced += other.misplaced
+
+    def sort(self) -> None:
+        """Put each list in order of the names."""
+        for paths in (self.pictures, self.others, self.ignored, self.misplaced):
+            paths.sort()
 
 
 def list_tree(folder: Path) -> Listing:
@@ -53,6 +60,7 @@ def list_tree(folder: Path) -> Listing:
     listing = list_loose(folder)
     for path in sub_folders(folder):
         listing.extend(list_pictures(path, folder))
+    check_links(folder, listing.misplaced)
     return listing
 
 
@@ -68,19 +76,31 @@ def list_loose(folder: Path) -> Listing:
 def list_pictures(folder: Path, root: Path) -> Listing:
     """Return the pictures of the class `folder` of the set `root`, links followed.
 
-    UserError names a link that ends inside the set, but outside its class: it would give pictures
-    another label.
+    Links that end inside the set, but outside their class, are misplaced.
     """
     listing = Listing()
     own = root.resolve() / folder.relative_to(root)
     _walk(folder, own, root.resolve(), (), listing)
-    return Listing(sorted(listing.pictures), sorted(listing.others), sorted(listing.ignored))
+    listing.sort()
+    return listing
+
+
+def check_links(root: Path, misplaced: Sequence[Path]) -> None:
+    """UserError names the links of the set `root` that would give pictures another label."""
+    if misplaced:
+        links = listed([f"{path} → {path.readlink()}" for path in misplaced], lines=True)
+        raise UserError(
+            f"{len(misplaced)} links inside {root} lead out of their class, so their pictures "
+            f"would get two labels; remove these, or all links (find {root}/ -type l -delete):"
+            f"{links}"
+        )
 
 
 def _walk(path: Path, own: Path, root: Path, above: tuple[Path, ...], listing: Listing) -> None:
     target = path.resolve()
-    if path.is_symlink():
-        _check_link(path, target, own, root)
+    if path.is_symlink() and _leads_into_another_class(target, own, root):
+        listing.misplaced.append(path)
+        return
     if not path.is_dir():
         _add_file(path, listing)
         return
@@ -91,13 +111,9 @@ def _walk(path: Path, own: Path, root: Path, above: tuple[Path, ...], listing: L
         _walk(child, own, root, (*above, target), listing)
 
 
-def _check_link(path: Path, target: Path, own: Path, root: Path) -> None:
+def _leads_into_another_class(target: Path, own: Path, root: Path) -> bool:
     meets_the_set = target.is_relative_to(root) or root.is_relative_to(target)
-    if meets_the_set and not target.is_relative_to(own):
-        raise UserError(
-            f"{path} is a link to {path.readlink()}, inside the set but outside its class: "
-            "its pictures would get two labels; remove the link"
-        )
+    return meets_the_set and not target.is_relative_to(own)
 
 
 def _add_file(path: Path, listing: Listing) -> None:
@@ -115,7 +131,7 @@ def sub_folders(folder: Path) -> list[Path]:
 
 def _visible(folder: Path) -> list[Path]:
     """Return what lies in `folder` and is not ignored, in order; UserError if not UTF-8."""
-    found = sorted(path for path in folder.iterdir() if not _is_ignored(path))
+    found = sorted(path for path in _everything(folder) if not _is_ignored(path))
     for path in found:
         if not _is_utf8(path.name):
             name = repr(path.name)
@@ -124,7 +140,14 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _ignored(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if _is_ignored(path)]
+    return [path for path in _everything(folder) if _is_ignored(path)]
+
+
+def _everything(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder} can't be listed: {error.strerror}") from None
 
 
 def _is_ignored(path: Path) -> bool:

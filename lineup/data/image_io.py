@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -135,8 +136,9 @@ def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
     except Image.UnidentifiedImageError:
         formats = "PNG, JPEG, GIF, BMP, TIFF, WebP, PPM"
         raise UnreadablePictureError(f"not an image that we read ({formats})") from None
-    except Image.DecompressionBombError:
-        raise UnreadablePictureError(f"more than {MAX_PIXELS:,} pixels") from None
+    except Image.DecompressionBombError as error:
+        count = int(re.search(r"\d+", str(error))[0])
+        raise UnreadablePictureError(f"more than {MAX_PIXELS:,} pixels ({count:,})") from None
     except Exception as error:  # a decoder may stumble over damaged bytes in any way
         raise UnreadablePictureError(str(error) or type(error).__name__) from None
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lineup.data.dataset_yaml import DATASET_YAML, Images
 from lineup.data.folder_listing import (
     Listing,
+    check_links,
     describe_left_out,
     list_loose,
     list_pictures,
@@ -130,6 +131,7 @@ def _list_images(root: Path, folder: Path, classes: Sequence[str]) -> list[Listi
     """Return a listing per class of a split of the set `folder`; UserError if one has no file."""
     folders = _find_classes(root)
     listings = [list_pictures(folders[name], folder) for name in classes]
+    check_links(folder, [path for listing in listings for path in listing.misplaced])
     pairs = zip(classes, listings, strict=True)
     if empty := [folders[name] for name, listing in pairs if not listing.files]:
         raise UserError(f"no images in; fill or remove:{listed(empty, lines=True)}")

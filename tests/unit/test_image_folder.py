@@ -15,9 +15,13 @@ from helpers.picture_sets import paint, png, save
 from helpers.project import write_digits
 from PIL import Image
 
+from lineup.data.folder_listing import list_tree
 from lineup.data.image_io import UnreadablePictureError
 from lineup.data.preprocessing import Preprocessing
+from lineup.errors import UserError
 from stages import fetch, split
+
+NOBODY = 65534  # the user's number on every Unix
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +141,26 @@ def test_a_link_to_nowhere_is_named():
     assert "nowhere" in refusal()
 
 
+@pytest.fixture
+def ordinary_user(project):
+    """Let the test run as somebody to whom permissions apply: root may read everything."""
+    project.chmod(0o755)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(NOBODY)
+    yield
+    if is_root:
+        os.seteuid(0)
+
+
+def test_a_folder_that_may_not_be_read_is_named(request):
+    flowers(FLOWERS)
+    (FLOWERS / "rose").chmod(0)
+    request.getfixturevalue("ordinary_user")
+    with pytest.raises(UserError, match="data/flowers/rose can't be listed: Permission denied"):
+        list_tree(FLOWERS)
+
+
 def test_hidden_files_and_those_of_systems_are_ignored():
     flowers()
     for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png", ".hidden/0.png"):
@@ -190,7 +214,7 @@ REASONS = {
     "truncated.jpg": "truncated",
     "notes.txt": "not an image",
     "empty.png": "not an image",
-    "bomb.png": "more than 250,000,000 pixels",
+    "bomb.png": "more than 250,000,000 pixels (3,600,000,000)",
     "large.png": "more than 250,000,000 pixels",
     "page.png": "not an image",
     "gone.png": "broken link",

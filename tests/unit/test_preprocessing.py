@@ -206,10 +206,11 @@ def test_a_link_that_would_give_pictures_a_second_label_is_refused(link, target)
     choose()
     picture_sets.make("spellings", MINE, own_test=False)
     (MINE / link).symlink_to(target)
-    with pytest.raises(UserError, match=f"{link} is a link to {target}"):
-        fetch.main()
-    with pytest.raises(UserError, match=f"{link} is a link to {target}"):
-        list_tree(MINE)
+    (MINE / "box/also").symlink_to("../disc")
+    for command in (fetch.main, lambda: list_tree(MINE)):
+        with pytest.raises(UserError, match="2 links inside") as error:
+            command()
+        assert f"{link} → {target}" in str(error.value) and "box/also → ../disc" in str(error.value)
 
 
 def test_class_folders_that_are_links_are_read_by_fetch_and_predict_alike(project):
