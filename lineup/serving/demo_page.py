@@ -8,6 +8,8 @@ from typing import Any
 import gradio
 from gradio.themes import Base
 from PIL.Image import Image, Resampling, fromarray
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lineup.data.image_io import UnreadablePictureError, to_eight_bits
 from lineup.errors import UserError
@@ -17,6 +19,8 @@ CANVAS = 320  # pixels, height and width
 BRUSH = 12  # pixels, radius: about what a felt pen is to a handwritten digit
 SHOWN = 4  # classes per architecture
 MAGNIFIED = 224  # pixels, of the picture as the models see it
+LARGEST_FILE = "20mb"
+HOSTS = ["127.0.0.1", "localhost"]  # a page elsewhere may give its own name this address
 FONT = ["system-ui", "sans-serif"]  # of this computer: others would be fetched from elsewhere
 
 
@@ -28,6 +32,8 @@ def serve(classifiers: dict[str, Classifier], port: int) -> None:
             server_port=port,
             quiet=True,
             footer_links=[],
+            max_file_size=LARGEST_FILE,
+            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)]},
             theme=Base(font=FONT, font_mono=FONT),
         )
     except OSError:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
@@ -130,6 +131,26 @@ def test_a_person_draws_or_drops_a_picture_and_sees_what_each_model_says(photo, 
         wait_for(lambda: page.answers() == said(models, photo))
         elsewhere = (page.address, "data:", "blob:")
         assert [url for url in page.requests() if not url.startswith(elsewhere)] == []
+
+
+def send(address, host, size):
+    """Upload `size` bytes as a page that calls itself `host` would; return the answer's status."""
+    content = b"--b\r\nContent-Disposition: form-data; name=files; filename=x.png\r\n\r\n"
+    content += bytes(size) + b"\r\n--b--\r\n"
+    headers = {"Host": host, "Content-Type": "multipart/form-data; boundary=b"}
+    request = urllib.request.Request(f"{address}gradio_api/upload", content, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_the_page_answers_to_its_own_name_alone_and_takes_20_megabytes(tmp_path):
+    with served(tmp_path, FRAMING) as (_, page):
+        assert send(page.address, "127.0.0.1", size=1_000) == 200
+        assert send(page.address, "evil.example.org", size=1_000) == 400
+        assert send(page.address, "127.0.0.1", size=25_000_000) == 413
 
 
 def test_without_a_declared_framing_a_picture_is_dropped_not_drawn(photo, tmp_path):
