@@ -41,7 +41,7 @@ def main(
         from lineup.serving.demo_page import serve
     except ImportError:
         raise UserError("the page needs Gradio; run: make demo (or: pip install gradio)") from None
-    typer.echo(f"Draw at http://127.0.0.1:{port} (Ctrl-C ends it)")
+    typer.echo(f"Open http://127.0.0.1:{port} (Ctrl-C ends it)")
     serve(classifiers, port)
 
 

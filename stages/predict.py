@@ -13,9 +13,10 @@ OUTDATED = (
     "warning: {model} was made before models kept how their pictures are prepared; only pictures "
     "of its own size are surely read right. To renew it: dvc repro"
 )
-OTHER_DATA = (
-    "it was trained before the data here changed, and stays champion, as they can't be compared; "
-    "to ship a model of today's data: dvc exp run -S export.promote=always"
+OTHER_DATA = "it was trained on another split of the data than data/split/ holds"
+STAYS = (
+    "and stays champion, as scores on different pictures can't be compared. To move on: "
+    "dvc exp run -S export.promote=always, and then -S export.promote=gate again"
 )
 
 
@@ -58,7 +59,7 @@ def main(
     if classifier.is_outdated:
         notes.append(OUTDATED.format(model=model or "the champion"))
     if classifier.is_of_other_data:
-        notes.append(OTHER_DATA)
+        notes.append(OTHER_DATA if model else f"{OTHER_DATA}, {STAYS}")
     for note in notes:
         typer.echo(note, err=True)
     answers, errors = classify(classifier, sources, MAX_DRAWN if explain else 0)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineup.data.copies import BLANK, find_equal_images, find_near_copies
+from lineup.data.copies import BLANK, ROWS_AT_ONCE, find_equal_images, find_near_copies
 from lineup.errors import listed
 from lineup.files import read_json
 
@@ -55,17 +55,17 @@ def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
     return {"findings": [asdict(finding) for finding in findings]}
 
 
-def about_dataset(
+def check_dataset(
     train: SplitImages, test: SplitImages, classes: Sequence[str], sizes: Sequence[tuple[int, int]]
 ) -> list[Finding]:
     """Return all that can be found before the validation split; `sizes` are of train, then test."""
-    findings = about_classes(torch.cat([train.labels, test.labels]), classes)
+    findings = check_classes(torch.cat([train.labels, test.labels]), classes)
     if sizes:
-        findings += about_sizes(sizes, [*train.files, *test.files])
-    return findings + about_images(train) + about_copies(train, test)
+        findings += check_sizes(sizes, [*train.files, *test.files])
+    return findings + check_images(train) + check_copies(train, test)
 
 
-def about_classes(labels: Tensor, classes: Sequence[str]) -> list[Finding]:
+def check_classes(labels: Tensor, classes: Sequence[str]) -> list[Finding]:
     """Return what is wrong with the sizes of the classes; `labels` are those of all images."""
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
     findings = []
@@ -84,7 +84,7 @@ def about_classes(labels: Tensor, classes: Sequence[str]) -> list[Finding]:
     return findings
 
 
-def about_sizes(sizes: Sequence[tuple[int, int]], files: Sequence[str]) -> list[Finding]:
+def check_sizes(sizes: Sequence[tuple[int, int]], files: Sequence[str]) -> list[Finding]:
     """Return what is wrong with the widths and heights of the pictures."""
     findings = []
     longer = torch.tensor([max(size) for size in sizes])
@@ -100,10 +100,12 @@ def about_sizes(sizes: Sequence[tuple[int, int]], files: Sequence[str]) -> list[
     return findings
 
 
-def about_images(train: SplitImages) -> list[Finding]:
+def check_images(train: SplitImages) -> list[Finding]:
     """Return what is wrong within the training images: blank ones, copies under two labels."""
     findings = []
-    blank = (train.images.flatten(1).float().std(1) < BLANK).nonzero().flatten().tolist()
+    batches = train.images.flatten(1).split(ROWS_AT_ONCE)
+    is_blank = torch.cat([batch.float().std(1) < BLANK for batch in batches])
+    blank = is_blank.nonzero().flatten().tolist()
     if blank:
         text = f"{len(blank)} {train.name} images are blank: one colour, or nearly"
         findings.append(_finding("blank", text, train, blank))
@@ -121,10 +123,10 @@ def _pairs(rows: Sequence[int], originals: Tensor) -> list[int]:
     return [index for row in rows[: MOST_NAMED // 2] for index in (int(originals[row]), row)]
 
 
-def about_copies(train: SplitImages, others: SplitImages) -> list[Finding]:
+def check_copies(train: SplitImages, others: SplitImages) -> list[Finding]:
     """Return which images of the other split are, or nearly are, training images too."""
     count = len(train.images)
-    originals = find_equal_images(torch.cat([train.images, others.images]))[count:]
+    originals = find_equal_images(train.images, others.images)[count:]
     findings = []
     equal = (originals < count).nonzero().flatten().tolist()
     if equal:
@@ -134,8 +136,12 @@ def about_copies(train: SplitImages, others: SplitImages) -> list[Finding]:
         files = [f"{others.describe(i)} = {train.describe(j)}" for i, j in pairs]
         kind = f"copies in {others.name}"
         findings.append(Finding(kind, text, files[:MOST_NAMED], first[:MOST_NAMED]))
-    near = find_near_copies(others.images, train.images).nonzero().flatten().tolist()
-    if near:
+    near = find_near_copies(others.images, train.images)
+    if near is None:
+        text = f"near copies of {train.name} images in {others.name}: not looked for, too many"
+        findings.append(Finding(f"near copies in {others.name}", text))
+    elif near.any():
+        near = near.nonzero().flatten().tolist()
         text = (
             f"{len(near)} {others.name} images look nearly like a {train.name} image (a hint): "
             "if they show the same thing, data.group keeps it on one side"
@@ -143,6 +149,18 @@ def about_copies(train: SplitImages, others: SplitImages) -> list[Finding]:
         files = [others.describe(i) for i in near[:MOST_NAMED]]
         findings.append(Finding(f"near copies in {others.name}", text, files))
     return findings
+
+
+def check_groups(groups: Tensor, others: Tensor, name: str) -> list[Finding]:
+    """Return what is wrong with given splits: groups, int64 (N,), that are in training and `name`.
+
+    Splits that we draw have none.
+    """
+    count = int(torch.isin(others, groups).sum())
+    if not count:
+        return []
+    text = f"{count} {name} images are of a group (data.group) that is in training too"
+    return [Finding(f"groups in {name}", text)]
 
 
 def _finding(kind: str, text: str, split: SplitImages, rows: Sequence[int]) -> Finding:

@@ -17,6 +17,7 @@ from torch import Tensor
 from lineup.cli import progress
 from lineup.data.copies import count_shared, find_equal_files, find_equal_images
 from lineup.data.dataset_yaml import Images
+from lineup.data.findings import Finding, check_groups
 from lineup.data.image_io import (
     PictureFacts,
     UnreadablePictureError,
@@ -26,7 +27,7 @@ from lineup.data.image_io import (
 )
 from lineup.data.layouts import Pictures, find_pictures
 from lineup.data.preprocessing import Preprocessing
-from lineup.data.splitting import Draw, stratified_split
+from lineup.data.splitting import Draw, find_units, stratified_split
 from lineup.errors import UserError, listed
 from lineup.params import Data
 
@@ -47,6 +48,7 @@ class ImageFolder:
     shared_files: int  # test pictures that are also in train, byte for byte
     extra: dict[str, Tensor]  # groups and validation of the training images, where the set has them
     sizes: list[tuple[int, int]]  # width and height of each picture, in the order of `files`
+    group_findings: list[Finding]
 
 
 def read_images(folder: Path, settings: Images, data: Data) -> ImageFolder:
@@ -69,11 +71,12 @@ def read_images(folder: Path, settings: Images, data: Data) -> ImageFolder:
         draw = Draw("test", "data.test", data.test, TEST_SEED)
         train, test = _draw_test(folder.name, pictures, draw, originals, groups)
     training = torch.cat([train, validation])  # one file holds both
-    extra = {}
+    extra, group_findings = {}, []
     if len(validation):
         extra["validation"] = torch.arange(len(training)) >= len(train)
     if groups is not None:
         extra["groups"] = groups[training]
+        group_findings = check_groups(groups[training], groups[test], "test")
     order = torch.cat([training, test]).tolist()
     return ImageFolder(
         pictures.classes,
@@ -84,6 +87,7 @@ def read_images(folder: Path, settings: Images, data: Data) -> ImageFolder:
         shared,
         extra,
         [facts[i].size for i in order],
+        group_findings,
     )
 
 
@@ -132,12 +136,16 @@ def _draw_test(
 ) -> tuple[Tensor, Tensor]:
     """Return the indices of train and test, drawn from what no folder says is for validation."""
     pool = pictures.indices("train")
-    labels, own = pictures.labels[pool], originals[pool]  # of validation, no copy comes first
+    validation = pictures.indices("validation")
+    units = find_units(originals, groups)
+    is_bound = torch.isin(units[pool], units[validation])  # to what validation holds
+    bound, pool = pool[is_bound], pool[~is_bound]
+    labels, own = pictures.labels[pool], torch.searchsorted(pool, originals[pool])
     if copies := len(own) - len(own.unique()):
         print(f"{name}: {copies} pictures are copies of others; copies are on one side")
     some_groups = None if groups is None else groups[pool]
     train, test = stratified_split(labels, draw, pictures.classes, own, some_groups)
-    return pool[train], pool[test]
+    return torch.cat([pool[train], bound]).sort().values, pool[test]
 
 
 def _file_rows(split: str, indices: Tensor, pictures: Pictures) -> list[dict[str, Any]]:

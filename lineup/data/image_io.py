@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -56,7 +56,8 @@ def inspect_picture(path: Path) -> PictureFacts:
     with _opened(path) as image:
         largest = 255
         if image.mode.startswith("I"):
-            largest = int(np.asarray(image).max())
+            with _turn(image):
+                largest = int(image.getextrema()[1])
         may_have_colour = image.mode not in ("1", "L", "LA", "La", "F") and largest == 255
         may_have_colour &= not image.mode.startswith("I")
         return PictureFacts(largest, getattr(image, "n_frames", 1), image.size, may_have_colour)
@@ -92,15 +93,23 @@ def read_picture(
         is_deep_colour = ";16" in str(image.tile) and not image.mode.startswith("I")
         if enough:
             image.draft(None, (enough, enough))
-        is_large = image.width * image.height > LARGE
-        with _one_large_at_a_time if is_large else nullcontext():
+        with _turn(image):
             image.load()
             if is_deep_colour and not image.getbbox(alpha_only=False):
                 problem = "16-bit colour whose values are all below 256"
                 raise UnreadablePictureError(f"{problem}: save it with 8 bits")
             _turn_upright(image)
-            picture = _reduce(image, enough) if is_large and enough else image
+            picture = _reduce(image, enough) if _is_large(image) and enough else image
             return to_eight_bits(picture, channels, largest)
+
+
+def _is_large(image: Image.Image) -> bool:
+    return image.width * image.height > LARGE
+
+
+def _turn(image: Image.Image) -> AbstractContextManager[bool | None]:
+    """Return what a large picture waits for, so that one at a time is in memory."""
+    return _one_large_at_a_time if _is_large(image) else nullcontext()
 
 
 def _turn_upright(image: Image.Image) -> None:
@@ -162,4 +171,7 @@ def _scale_down(deep: np.ndarray, largest: int) -> Image.Image:
     if deep.max() > largest:
         limit = f"the pictures of the training end at {largest:,}"
         raise UnreadablePictureError(f"values up to {deep.max():,}, and {limit}")
-    return Image.fromarray((deep.astype(np.uint32) * 255 // largest).astype(np.uint8))
+    scaled = np.empty(deep.shape, np.uint8)
+    for row, values in zip(scaled, deep, strict=True):  # one by one: a large picture is large twice
+        row[:] = values.astype(np.uint32) * 255 // largest
+    return Image.fromarray(scaled)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -88,6 +88,11 @@ def _find_splits(folder: Path) -> dict[str, Path]:
     found = dict(zip(splits, inside, strict=True))
     if None in splits or len(found) < len(inside) or "train" not in found:
         names = listed([f"{path.name}/" for path in inside])
+        flat = [path for path in inside if path.name.lower() in SPLITS and not sub_folders(path)]
+        if flat and "train" in found:
+            what = listed([f"{path.name}/" for path in flat])
+            reason = "has no folder per class, so that nothing says what its pictures show"
+            raise UserError(f"{folder}: {what} {reason}; move it out of {folder}")
         raise UserError(f"{folder} holds {names}; a set is {LAYOUTS}")
     return {split: found[split] for split in ("train", "validation", "test") if split in found}
 
@@ -139,7 +144,7 @@ def _list_images(root: Path, folder: Path, classes: Sequence[str]) -> list[Listi
 
 
 def _say_what_is_left_out(
-    folder: Path, roots: Sequence[Path], listings: Iterator[Sequence[Listing]]
+    folder: Path, roots: Sequence[Path], listings: Iterable[Sequence[Listing]]
 ) -> None:
     left_out = Listing()
     for place in dict.fromkeys([folder, *roots]):
@@ -166,7 +171,7 @@ def _find_in_table(folder: Path, settings: Images) -> Pictures:
     _check_names(table.path, classes)
 
     listing = list_tree(folder)
-    paths = _match_files(table, table.texts(file_column), folder, listing.files)
+    paths = _match_files(table, table.texts(file_column), folder, listing)
     if twice := [path for path, count in Counter(paths).items() if count > 1]:
         names = listed(twice, lines=True)
         raise UserError(f"{table.path} names files twice; keep one row of:{names}")
@@ -181,9 +186,20 @@ def _find_in_table(folder: Path, settings: Images) -> Pictures:
 
 
 def _choose_columns(table: Table, settings: Images) -> tuple[str, str]:
-    """Return the columns of files and labels: those named, or the only two, or file and label."""
-    defaults = table.header if len(table.header) == 2 else ("file", "label")
-    file, label = settings.file or defaults[0], settings.label or defaults[1]
+    """Return the columns of files and labels.
+
+    They are those that dataset.yaml names, else those called so, else the first and the second of
+    two.
+    """
+    file, label = settings.file or "file", settings.label or "label"
+    if len(table.header) == 2:
+        first, second = table.header
+        if file not in table.header:
+            file = second if label == first else first
+        if label not in table.header:
+            label = second if file == first else first
+    if file == label:
+        raise UserError(f"{DATASET_YAML}: file and label are both '{file}'; name two columns")
     for key, name in {"file": file, "label": label}.items():
         if name not in table.header:
             columns = listed(table.header)
@@ -194,17 +210,16 @@ def _choose_columns(table: Table, settings: Images) -> tuple[str, str]:
     return file, label
 
 
-def _match_files(
-    table: Table, names: Sequence[str], folder: Path, files: Sequence[Path]
-) -> list[Path]:
-    """Return the file of each name, which may lack the folder, the suffix, or both."""
-    known: dict[str, list[Path]] = defaultdict(list)
-    for path in files:
-        for spelling in _spellings(path.relative_to(folder)):
-            known[spelling].append(path)
+def _match_files(table: Table, names: Sequence[str], folder: Path, listing: Listing) -> list[Path]:
+    """Return the file of each name, which may lack the folder, the suffix, or both.
+
+    Of files that are no pictures only the whole name counts: an annotation may lie beside each.
+    """
+    known = _by_spelling(folder, listing.pictures)
+    others = {_plain(str(path.relative_to(folder))): [path] for path in listing.others}
     found, errors = [], []
     for row, name in enumerate(names, start=FIRST_ROW):
-        matches = known.get(_plain(name), [])
+        matches = known.get(_plain(name)) or others.get(_plain(name), [])
         if len(matches) == 1:
             found.append(matches[0])
         else:
@@ -216,6 +231,15 @@ def _match_files(
             f"{folder}/ or a folder in it, with or without suffix:{listed(errors, lines=True)}"
         )
     return found
+
+
+def _by_spelling(folder: Path, paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return the files that a name in a table may mean, by that name."""
+    known: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        for spelling in _spellings(path.relative_to(folder)):
+            known[spelling].append(path)
+    return known
 
 
 def _spellings(path: Path) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from lineup.errors import UserError
 
+MOST_FOLDS = 20  # of groups; a finer fraction takes longer than it is worth
 Indices = tuple[Tensor, Tensor]  # of the rest and of what was drawn, int64, each ascending
 
 
@@ -43,47 +45,64 @@ def stratified_split(
     """
     if originals is None:
         originals = torch.arange(len(labels))
-    if groups is not None:
-        drawn = _draw_groups(labels, _join(groups, originals), draw)
-    else:
-        firsts = originals.unique()
-        drawn = torch.isin(originals, firsts[_draw_images(labels[firsts], draw, classes)])
-    indices = (~drawn).nonzero().flatten(), drawn.nonzero().flatten()
-    if min(len(labels[side].unique()) for side in indices) < len(classes):
-        raise _too_few(labels, draw, classes)
-    return indices
+    units = find_units(originals, groups)
+    draw_units = _draw_images if groups is None else _draw_groups
+    drawn = draw_units(labels, units, draw)
+    sides = labels[~drawn], labels[drawn]
+    absent = [i for i in range(len(classes)) if not all((side == i).any() for side in sides)]
+    if absent:
+        raise _too_few(labels, units, absent, draw, classes)
+    return (~drawn).nonzero().flatten(), drawn.nonzero().flatten()
 
 
-def _draw_images(labels: Tensor, draw: Draw, classes: Sequence[str]) -> Tensor:
-    numbers = range(len(labels))
+def _draw_images(labels: Tensor, originals: Tensor, draw: Draw) -> Tensor:
+    """Return which images are drawn, bool (N,), copies with their original; none if too few."""
+    firsts = originals.unique()
+    numbers, some = range(len(firsts)), labels[firsts].numpy()
     try:
         _, drawn = train_test_split(
-            numbers, test_size=draw.fraction, random_state=draw.seed, stratify=labels.numpy()
+            numbers, test_size=draw.fraction, random_state=draw.seed, stratify=some
         )
     except ValueError:
-        raise _too_few(labels, draw, classes) from None
-    return torch.tensor(drawn)
+        drawn = []
+    return torch.isin(originals, firsts[torch.tensor(drawn, dtype=torch.long)])
 
 
 def _draw_groups(labels: Tensor, groups: Tensor, draw: Draw) -> Tensor:
-    """Return which images are drawn, bool (N,): the fold with most classes, then best in size."""
-    folds = max(2, round(1 / draw.fraction))
+    """Return which images are drawn, bool (N,): neighbouring folds, as many as the fraction takes.
+
+    Of all such choices the one with most classes on both sides wins, then the one best in size.
+    """
+    part = Fraction(draw.fraction).limit_denominator(MOST_FOLDS)
+    folds = min(max(2, part.denominator), int(torch.bincount(labels).max()))
+    if part in (0, 1):
+        folds = min(MOST_FOLDS, int(torch.bincount(labels).max()))
+    if folds < 2:
+        return torch.zeros(len(labels), dtype=torch.bool)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=draw.seed)
-    candidates = []
+    fold_of = torch.empty(len(labels), dtype=torch.long)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of rare classes: we look at each fold
-        for rest, drawn in splitter.split(np.zeros(len(labels)), labels.numpy(), groups.numpy()):
-            present = min(len(labels[torch.from_numpy(side)].unique()) for side in (rest, drawn))
-            excess = abs(len(drawn) / len(labels) - draw.fraction)
-            candidates.append((-present, excess, drawn))
-    _, _, drawn = min(candidates, key=lambda candidate: candidate[:2])
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    chosen[torch.from_numpy(drawn)] = True
-    return chosen
+        warnings.simplefilter("ignore", UserWarning)  # of rare classes: we look at each choice
+        pairs = splitter.split(np.zeros(len(labels)), labels.numpy(), groups.numpy())
+        for number, (_, rows) in enumerate(pairs):
+            fold_of[torch.from_numpy(rows)] = number
+    count = min(max(1, round(draw.fraction * folds)), folds - 1)
+    choices = [(fold_of - start) % folds < count for start in range(folds)]
+
+    def badness(drawn: Tensor) -> tuple[int, float]:
+        present = min(len(labels[side].unique()) for side in (drawn, ~drawn))
+        return -present, abs(drawn.double().mean().item() - draw.fraction)
+
+    return min(choices, key=badness)
 
 
-def _join(groups: Tensor, originals: Tensor) -> Tensor:
-    """Return groups that also hold together what is connected by copies."""
+def find_units(originals: Tensor, groups: Tensor | None) -> Tensor:
+    """Return a number per image, int64 (N,), equal where copies or groups must be on one side.
+
+    Without groups it is the index of each image's original.
+    """
+    if groups is None:
+        return originals
     count = len(groups)
     firsts = torch.full((int(groups.max()) + 1,), count).scatter_reduce(
         0, groups, torch.arange(count), "amin"
@@ -95,14 +114,20 @@ def _join(groups: Tensor, originals: Tensor) -> Tensor:
     return torch.from_numpy(joined).long()
 
 
-def _too_few(labels: Tensor, draw: Draw, classes: Sequence[str]) -> UserError:
-    counts = torch.bincount(labels, minlength=len(classes))
-    smallest = int(counts.argmin())
-    count = int(counts[smallest])
-    taken = draw.in_test[smallest] if draw.in_test else 0
+def _too_few(
+    labels: Tensor, units: Tensor, absent: Sequence[int], draw: Draw, classes: Sequence[str]
+) -> UserError:
+    """Return an error about the class of `absent` that can be divided least."""
+    parts = {label: len(units[labels == label].unique()) for label in absent}
+    label = min(absent, key=lambda label: parts[label])
+    count = int((labels == label).sum())
+    taken = draw.in_test[label] if draw.in_test else 0
     where = f", {taken} of them in the test" if taken else ""
+    if 0 < parts[label] < count:
+        what = f"{parts[label]} that may be apart (copies, and groups of data.group, stay together)"
+        where += f", {what}"
     return UserError(
-        f"class '{classes[smallest]}' has {count + taken} images{where}: too few for a "
+        f"class '{classes[label]}' has {count + taken} images{where}: too few for a "
         f"{draw.split} split of {draw.fraction:.0%} in which every class occurs; add images, or "
         f"change {draw.key} in params.yaml"
     )

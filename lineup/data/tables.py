@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +57,16 @@ def read_csv(path: Path) -> Table:
     if not path.is_file():
         raise UserError(f"{path} is missing, the table that {path.with_name('dataset.yaml')} names")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path} {NOT_UTF8}") from None
-    head = lines[0] if lines else ""
+    head = re.split(r"[\r\n]", text, maxsplit=1)[0]
     delimiter = max(DELIMITERS, key=head.count)
-    header, *rows = [row for row in csv.reader(lines, delimiter=delimiter) if row] or [[]]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        header, *rows = [row for row in reader if row] or [[]]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}; is a quote open?") from None
     header = [name.strip() for name in header]
     if len(set(header)) < len(header):
         raise UserError(f"{path} names a column twice; rename one")

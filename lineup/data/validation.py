@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lineup.data.copies import find_equal_images
 from lineup.data.dataset import Dataset, load, made_by
-from lineup.data.findings import Finding, SplitImages, about_copies, read_findings
+from lineup.data.findings import Finding, SplitImages, check_copies, check_groups, read_findings
 from lineup.data.splitting import Draw, channel_statistics, stratified_split
 from lineup.evaluation.image_plots import draw_samples
 from lineup.evaluation.plot_style import draw_message
@@ -39,7 +39,9 @@ def split_images(dataset: Dataset, settings: Split) -> Result:
 
     splits = {"training": train, "validation": validation}
     findings = read_findings(made_by("fetch", RAW_REPORT))
-    findings += about_copies(*(_choose(name, splits[name], tensors) for name in splits))
+    findings += check_copies(*(_choose(name, splits[name], tensors) for name in splits))
+    if (groups := tensors.get("groups")) is not None:
+        findings += check_groups(groups[train], groups[validation], "validation")
     _draw_samples(images[train], labels[train], dataset.classes)
     _draw_findings(images, findings)
     return {"train": train, "validation": validation, "mean": mean, "std": std}, findings

@@ -49,7 +49,7 @@ class Examples:
     dataset: Dataset
     test: tuple[Tensor, Tensor]  # raw inputs and targets
     validation: tuple[Tensor, Tensor]
-    commonest: int | None  # class of the training split; None of a regression
+    most_frequent: int | None  # class of the training split; None of a regression
 
     @classmethod
     def read(cls) -> Examples:
@@ -58,8 +58,8 @@ class Examples:
         inputs, targets = load("train", dataset.task)
         validation = inputs[split.validation], targets[split.validation]
         is_classification = dataset.task is Task.CLASSIFICATION
-        commonest = int(targets[split.train].mode().values) if is_classification else None
-        return cls(dataset, load("test", dataset.task), validation, commonest)
+        most_frequent = int(targets[split.train].mode().values) if is_classification else None
+        return cls(dataset, load("test", dataset.task), validation, most_frequent)
 
 
 @dataclass(frozen=True)

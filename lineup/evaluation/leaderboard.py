@@ -17,7 +17,6 @@ from lineup.evaluation import image_plots, plots
 from lineup.evaluation.comparisons import mcnemar, readable_p
 from lineup.evaluation.evaluator import Evaluation, Examples
 from lineup.evaluation.metrics import interval
-from lineup.evaluation.plot_style import shorten
 from lineup.files import write_json, write_text
 from lineup.paths import EVALUATION, HISTORY, LEADERBOARD_CSV, MODELS, PLOTS
 
@@ -50,6 +49,9 @@ def _notes(first: Row, confidence: float, examples: Examples) -> list[str]:
     if shared := examples.dataset.shared_files:
         count = f"{shared:,} test pictures are also in train/"
         notes.append(f"{count} (data.allow_duplicates): the test says little.")
+    if examples.most_frequent is not None:
+        name = examples.dataset.classes[examples.most_frequent]
+        notes.append(f"most frequent: always says '{name}', the most frequent class in training.")
     if "test_accuracy" in first:
         notes += _compare_with_validation(first, confidence, len(examples.validation[1]))
     return notes
@@ -82,7 +84,7 @@ def _readable(rows: list[Row], confidence: float, examples: Examples) -> list[di
         cells |= _accuracy_cells(row, confidence) if is_classification else _error_cells(row)
         cells["µs each"] = f"{row['time_per_image_us']:,.0f}"
         table.append(cells)
-    if examples.commonest is not None:
+    if examples.most_frequent is not None:
         table.append(_baseline_cells(table[0], confidence, examples))
     return table
 
@@ -90,15 +92,14 @@ def _readable(rows: list[Row], confidence: float, examples: Examples) -> list[di
 def _baseline_cells(
     others: dict[str, str], confidence: float, examples: Examples
 ) -> dict[str, str]:
-    """Return the row of who always says the commonest class: what any network must beat."""
-    name = examples.dataset.classes[examples.commonest]
+    """Return the row of who always says the most frequent class: any network must beat it."""
     row: Row = {}
     for prefix, (_, labels) in {"val_": examples.validation, "test_": examples.test}.items():
-        correct = int((labels == examples.commonest).sum())
+        correct = int((labels == examples.most_frequent).sum())
         low, high = interval(correct, len(labels), confidence)
         row |= {f"{prefix}accuracy": correct / len(labels)}
         row |= {f"{prefix}accuracy_low": low, f"{prefix}accuracy_high": high}
-    cells = {"architecture": f"always {shorten(name, 5)}"} | _accuracy_cells(row, confidence)
+    cells = {"architecture": "most frequent"} | _accuracy_cells(row, confidence)
     return {key: cells.get(key, "–") for key in others}
 
 

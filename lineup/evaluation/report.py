@@ -42,11 +42,12 @@ def make_report() -> str:
     """Return the page; UserError before evaluate has run."""
     if not (EVALUATION / "leaderboard.md").exists():
         raise UserError(f"{EVALUATION}/ holds no leaderboard yet; run: dvc repro evaluate")
-    leaderboard = _read_leaderboard(EVALUATION / "leaderboard.md")
+    leaderboard, notes = _read_leaderboard(EVALUATION / "leaderboard.md")
     return render(
         "report.html.jinja",
         dataset=Dataset.read(),
         leaderboard=leaderboard,
+        notes=notes,
         comparisons=_read_comparisons(EVALUATION / "comparisons.csv"),
         architectures=[_describe(name) for name in pd.read_csv(LEADERBOARD_CSV)["architecture"]],
         findings=read_findings(DATA_REPORT),
@@ -60,11 +61,12 @@ def make_report() -> str:
     )
 
 
-def _read_leaderboard(path: Path) -> list[list[str]]:
-    """Return the cells of a Markdown table: its head, then its rows."""
+def _read_leaderboard(path: Path) -> tuple[list[list[str]], list[str]]:
+    """Return the cells of a Markdown table, its head and then its rows, and the notes below it."""
     lines = path.read_text(encoding="utf-8").splitlines()
     head, _, *rows = [line for line in lines if line.startswith("|")]
-    return [[cell.strip() for cell in row.strip("| ").split("|")] for row in (head, *rows)]
+    cells = [[cell.strip() for cell in row.strip("| ").split("|")] for row in (head, *rows)]
+    return cells, [line for line in lines if line and not line.startswith("|")]
 
 
 def _read_comparisons(path: Path) -> list[list[str]]:

@@ -9,7 +9,8 @@ crops of the photographs that scikit-image and scikit-learn ship, the left part 
 right for the test. Each seed draws another validation split. The forest gets the tensors of the
 training split. The other systems get the same files in train/, val/ and test/, and are trained
 from scratch; `--others` names a Python that has them (pip install fastai ultralytics). Each
-network is that of its best epoch by validation; seconds are of the whole command.
+network is that of its best epoch by validation; seconds are of the whole command, the
+forest's of its fit.
 """
 
 import json
@@ -68,7 +69,7 @@ def make_emoji(folder: Path, downloads: Path) -> None:
                     target = folder / category / f"{vendor}-{name}"
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(archive.extractfile(member).read())
-    (folder / "dataset.yaml").write_text("group: '[a-z]+-(.+)$'\n")
+    (folder / "dataset.yaml").write_text("group: '/[a-z]+-([^/]+)$'\n")
 
 
 def make_photos(folder: Path, downloads: Path) -> None:
@@ -149,7 +150,8 @@ def train_forest(project: Project) -> Scores:
 
 def link_files(project: Project, folder: Path) -> None:
     """Make train/, val/ and test/ of links to the files that our splits hold."""
-    files = pd.read_csv(project.folder / FILES_CSV, dtype=str).set_index(["split", "index"])
+    files = pd.read_csv(project.folder / FILES_CSV, dtype=str, keep_default_na=False)
+    files = files.set_index(["split", "index"])
     indices = read_tensors(project.folder / INDICES)
     tests = range(len(files.loc["test"]))
     rows = {"train": indices["train"], "val": indices["validation"], "test": tests}
@@ -216,8 +218,11 @@ def print_table(found: dict[str, list[Scores]]) -> None:
     """Print means and standard deviations, as Markdown."""
     print("\n| | validation | test | seconds |\n|---|---:|---:|---:|")
     for name, scores in found.items():
-        mean, deviation = np.mean(scores, 0), np.std(scores, 0)
-        cells = [f"{100 * mean[i]:.2f} ± {100 * deviation[i]:.2f} %" for i in (0, 1)]
+        mean = np.mean(scores, 0)
+        spread = (
+            [f" ± {100 * s:.2f}" for s in np.std(scores, 0, ddof=1)] if scores[1:] else [""] * 3
+        )
+        cells = [f"{100 * mean[i]:.2f}{spread[i]} %" for i in (0, 1)]
         print(f"| {name} | {cells[0]} | {cells[1]} | {mean[2]:.0f} |")
 
 

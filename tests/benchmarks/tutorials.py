@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from lineup import architectures  # noqa: E402
 from lineup.data.sources import Source, read_source  # noqa: E402
-from lineup.data.splitting import channel_statistics, stratified_split  # noqa: E402
+from lineup.data.splitting import Draw, channel_statistics, stratified_split  # noqa: E402
 from lineup.params import Augment, load_params  # noqa: E402
 from lineup.task import Task  # noqa: E402
 from lineup.training.batches import Batches  # noqa: E402
@@ -265,12 +265,13 @@ def train_ours(
     if data.task is Task.REGRESSION:
         parts, statistics = [torch.arange(len(inputs))] * 2, (torch.zeros(1), torch.ones(1))
     else:
-        words = "validation", "split.validation"
-        parts = stratified_split(targets, 0.2, SEED, data.classes, *words)
+        draw = Draw("validation", "split.validation", 0.2, SEED)
+        parts = stratified_split(targets, draw, data.classes)
         statistics = channel_statistics(inputs[parts[0]])
-    epochs, _ = params.epochs(name, len(parts[0]))
+    epochs, _ = params.epochs(name, len(parts[0]), list(inputs.shape[1:]))
     precision = resolve_precision(recipe.precision, torch.device("cpu"))
-    resolved = {"device": "cpu", "precision": precision, "epochs": epochs}
+    augment = recipe.augment.model_copy(update={"flip": False})  # auto, of grey pictures
+    resolved = {"device": "cpu", "precision": precision, "epochs": epochs, "augment": augment}
     recipe = recipe.model_copy(update=resolved | settings)
     torch.manual_seed(SEED)
     hyperparameters = own if hyperparameters is None else hyperparameters

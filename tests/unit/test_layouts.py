@@ -63,6 +63,22 @@ def test_a_class_that_is_in_one_part_only_is_named_with_it():
     assert "only train/ has eel" in message and "only test/ has yew" in message
 
 
+def test_a_test_folder_without_labels_is_named():
+    flowers(FLOWERS / "train")
+    paint(FLOWERS / "test", colour=(90, 90, 90))
+    assert "test/ has no folder per class, so that nothing says what" in refusal()
+
+
+def test_what_belongs_to_a_validation_picture_is_not_drawn_for_the_test():
+    grounds(FLOWERS / "train", iris=10, rose=240)
+    for part in ("train", "val"):
+        for name in ("iris", "rose"):
+            paint(FLOWERS / part / name / "box7", 5, colour=(70 + 5 * len(part), 9, 9))
+    choose(group=r"box\d")
+    fetch.main()
+    assert files("test") and not [file for file in files("test") if "box7" in file]
+
+
 def test_folders_below_a_class_belong_to_it():
     paint(FLOWERS / "iris" / "2024" / "may", colour=(10, 10, 10))
     paint(FLOWERS / "rose", colour=(240, 240, 240))
@@ -114,6 +130,48 @@ def test_columns_are_chosen_by_name_where_there_are_more_than_two(pictures):
     write_table(text, "table: labels.csv\nfile: id\nlabel: breed\n")
     fetch.main()
     assert describe().classes == ["iris", "rose"] and len(load("train")[0]) == 16
+
+
+@pytest.mark.parametrize(
+    ("header", "settings"),
+    [
+        ("label,file", ""),
+        ("breed,file", ""),
+        ("label,id", ""),
+        ("breed,id", "file: id\n"),
+        ("breed,id", "label: breed\n"),
+        ("breed,file", "label: breed\n"),
+    ],
+)
+def test_the_label_may_come_first_where_a_name_says_so(pictures, header, settings):
+    rows = [f"{'iris' if n < 10 else 'rose'},{n:03}" for n in range(20)]
+    write_table("\n".join([header, *rows]), "table: labels.csv\n" + settings)
+    fetch.main()
+    assert describe().classes == ["iris", "rose"]
+
+
+def test_one_column_is_not_both_file_and_label(pictures):
+    rows = [f"{n:03},{'iris' if n < 10 else 'rose'},x" for n in range(20)]
+    write_table("\n".join(["id,breed,note", *rows]), "table: labels.csv\nfile: id\nlabel: id\n")
+    assert "file and label are both 'id'; name two columns" in refusal()
+
+
+def test_what_lies_beside_each_picture_is_not_taken_for_it(pictures):
+    for path in list((FLOWERS / "images").iterdir()):
+        path.with_suffix(".json").write_text("{}")
+    rows = [f"{n:03},{'iris' if n < 10 else 'rose'}" for n in range(20)]
+    write_table("\n".join(["file,label", *rows]))
+    fetch.main()
+    assert len(files("train") | files("test")) == 20
+
+
+def test_cells_may_hold_line_separators_and_an_open_quote_is_named(pictures):
+    rows = [f"{n:03},{'ir|is' if n < 10 else 'rose'}".replace("|", "\u2028") for n in range(20)]
+    write_table("\n".join(["file,label", *rows]))
+    assert "names of classes must be readable text" in refusal()
+    rows = [f"{n:03},{'iris' if n < 10 else 'rose'}" for n in range(20)]
+    write_table("\n".join(["file,label", '000,"iris', *rows * 2000]))
+    assert "is a quote open?" in refusal()
 
 
 @pytest.mark.parametrize(

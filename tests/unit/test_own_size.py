@@ -10,13 +10,14 @@ import torch
 from helpers.datasets import describe, load, load_split
 from helpers.own_images import FLOWERS, choose, refusal
 from helpers.picture_sets import flowers, png, save
-from helpers.project import ROOT
+from helpers.project import ROOT, Project
 from PIL import Image
 
 from lineup.data.copies import find_equal_images, find_near_copies
 from lineup.data.image_io import UnreadablePictureError, read_picture
 from lineup.data.preprocessing import Preprocessing
 from lineup.data.splitting import Draw, stratified_split
+from lineup.errors import UserError
 from stages import fetch, split
 
 
@@ -150,16 +151,43 @@ def test_groups_and_copies_together_stay_on_one_side():
         assert len(sides[1]) == pytest.approx(12, abs=4)
 
 
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.2, 0.3, 0.35, 0.6, 0.9])
+def test_groups_are_drawn_in_the_fraction_that_is_asked_for(fraction):
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.randint(200, (1000,), generator=generator)
+    labels = (groups + torch.arange(1000) // 500) % 3
+    for seed in range(3):
+        draw = Draw("test", "data.test", fraction, seed)
+        rest, drawn = stratified_split(labels, draw, ["a", "b", "c"], None, groups)
+        assert len(drawn) == pytest.approx(max(fraction, 0.05) * 1000, abs=40)
+        assert not set(groups[rest].tolist()) & set(groups[drawn].tolist())
+
+
+def test_two_small_classes_of_lone_pictures_are_split_by_groups_too():
+    labels, groups = torch.tensor([0, 1] * 4), torch.arange(8)
+    draw = Draw("test", "data.test", 0.2, 0)
+    rest, drawn = stratified_split(labels, draw, ["a", "b"], None, groups)
+    assert (len(rest), len(drawn)) == (6, 2)
+
+
+def test_a_class_of_one_group_or_of_copies_is_named_with_the_reason():
+    labels = torch.tensor([0] * 50 + [1] * 30)
+    one_patient = torch.cat([torch.zeros(50), torch.arange(1, 31)]).long()
+    draw, classes = Draw("test", "data.test", 0.2, 0), ["night", "rare"]
+    words = r"'night' has 50 images, 1 that may be apart \(copies, and groups"
+    with pytest.raises(UserError, match=words):
+        stratified_split(labels, draw, classes, None, one_patient)
+    copies = torch.cat([torch.zeros(50), torch.arange(50, 80)]).long()
+    with pytest.raises(UserError, match=words):
+        stratified_split(labels, draw, classes, copies)
+
+
 def test_the_message_about_a_small_class_counts_what_the_folder_holds():
     random_pictures(FLOWERS / "iris", 30)
     random_pictures(FLOWERS / "rose", 4)
     fetch.main()
-    from lineup.errors import UserError
-
     with pytest.raises(UserError, match=r"class 'rose' has 4 images, 1 of them in the test"):
         choose(size="auto", channels="auto")
-        from helpers.project import Project
-
         Project(Path()).set(split__validation=0.02)
         split.main()
 

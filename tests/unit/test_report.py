@@ -17,6 +17,7 @@ def test_the_page_shows_every_picture_and_needs_nothing_from_outside(evaluated, 
         len(re.findall(r'<img [^>]*src="data:image/png;base64,iVBOR', page)) == len(pictures) == 15
     )
     assert not re.search(r'(src|href)="(?!data:|#)|url\(|@import|<script|<link', page)
+    assert "most frequent: always says &#39;" in page
     assert "width=device-width" in page and "simplenet" not in page
     assert str(Path("report.html").resolve()) in capsys.readouterr().out
 
