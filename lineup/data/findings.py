@@ -142,10 +142,9 @@ def check_copies(train: SplitImages, others: SplitImages) -> list[Finding]:
         findings.append(Finding(f"near copies in {others.name}", text))
     elif near.any():
         near = near.nonzero().flatten().tolist()
-        text = (
-            f"{len(near)} {others.name} images look nearly like a {train.name} image (a hint): "
-            "if they show the same thing, data.group keeps it on one side"
-        )
+        text = f"{len(near)} {others.name} images look nearly like a {train.name} image (a hint)"
+        if others.files:
+            text += ": if they show the same thing, data.group keeps it on one side"
         files = [others.describe(i) for i in near[:MOST_NAMED]]
         findings.append(Finding(f"near copies in {others.name}", text, files))
     return findings

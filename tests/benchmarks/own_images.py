@@ -100,7 +100,7 @@ def make_photos(folder: Path, downloads: Path) -> None:
 MAKERS = {"emoji": make_emoji, "photos": make_photos}
 
 
-def make_project(folder: Path, source: str) -> Project:
+def make_project(folder: Path, source: str, architectures: list[str]) -> Project:
     """Return a project whose dataset is one of ours, or a folder of pictures."""
     copy_sources(folder)
     project = Project(folder)
@@ -113,7 +113,7 @@ def make_project(folder: Path, source: str) -> Project:
         MAKERS[source](folder / "data" / name, downloads)
     else:
         (folder / "data" / name).symlink_to(Path(source).expanduser().resolve())
-    project.set(dataset=name)
+    project.set(dataset=name, architectures=architectures)
     print(project.run("python", "-m", "stages.fetch").stdout, flush=True)
     return project
 
@@ -190,11 +190,12 @@ def main(
     """Print a table of accuracies, mean and standard deviation over the seeds, and seconds."""
     found: dict[str, list[Scores]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as temporary:
-        project = make_project(Path(temporary) / "project", dataset)
+        names = architectures.split(",")
+        project = make_project(Path(temporary) / "project", dataset, names)
         for seed in range(1, seeds + 1):
             project.set(seed=seed, split__seed=seed)
             project.run("python", "-m", "stages.split")
-            for name, scores in train_ours(project, architectures.split(",")).items():
+            for name, scores in train_ours(project, names).items():
                 found[name].append(scores)
             found["random forest"].append(train_forest(project))
             if others:
