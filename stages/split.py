@@ -17,11 +17,13 @@ def main() -> None:
     from lineup.data.dataset import Dataset
     from lineup.data.findings import to_json
     from lineup.data.validation import split_images, split_rows
+    from lineup.evaluation.data_plots import draw_dataset
     from lineup.tensors import write_tensors
 
     dataset = Dataset.read()
     is_classification = dataset.task is Task.CLASSIFICATION
     split, findings = (split_images if is_classification else split_rows)(dataset, settings)
+    draw_dataset(dataset, split["train"], findings)
 
     write_tensors(INDICES, split)
     content = {

@@ -12,19 +12,15 @@ from lineup.data.copies import find_equal_images
 from lineup.data.dataset import Dataset, load, made_by
 from lineup.data.findings import Finding, SplitImages, check_copies, check_groups, read_findings
 from lineup.data.splitting import Draw, channel_statistics, stratified_split
-from lineup.evaluation.image_plots import draw_samples
-from lineup.evaluation.plot_style import draw_message
-from lineup.evaluation.plots import draw_table
 from lineup.params import Split
-from lineup.paths import FILES_CSV, FINDINGS_PNG, RAW_REPORT, SAMPLES, raw
+from lineup.paths import FILES_CSV, RAW_REPORT, raw
 from lineup.tensors import read_tensors
 
-SAMPLES_PER_CLASS = 10
 Result = tuple[dict[str, Tensor], list[Finding]]  # tensors of indices.safetensors
 
 
 def split_images(dataset: Dataset, settings: Split) -> Result:
-    """Split training images, as their folders say or else at random, and draw some of them."""
+    """Split training images, as their folders say or else at random."""
     tensors = read_tensors(made_by("fetch", raw("train")))
     images, labels = tensors["images"], tensors["labels"]
     if "validation" in tensors:
@@ -42,17 +38,13 @@ def split_images(dataset: Dataset, settings: Split) -> Result:
     findings += check_copies(*(_choose(name, splits[name], tensors) for name in splits))
     if (groups := tensors.get("groups")) is not None:
         findings += check_groups(groups[train], groups[validation], "validation")
-    _draw_samples(images[train], labels[train], dataset.classes)
-    _draw_findings(images, findings)
     return {"train": train, "validation": validation, "mean": mean, "std": std}, findings
 
 
 def split_rows(dataset: Dataset, settings: Split) -> Result:
     """Use every row of a regression for both: it is scored in-sample, as the tutorials do."""
-    inputs, targets = load("train", dataset.task)
+    inputs, _ = load("train", dataset.task)
     rows = torch.arange(len(inputs))
-    draw_table(inputs, targets, [*dataset.inputs, *dataset.classes], SAMPLES)
-    draw_message("No images", FINDINGS_PNG)
     tensors = {"mean": torch.zeros(1), "std": torch.ones(1)}
     return {"train": rows, "validation": rows.clone()} | tensors, []
 
@@ -72,22 +64,3 @@ def _choose(name: str, rows: Tensor, tensors: dict[str, Tensor]) -> SplitImages:
     names = _read_files("train")["file"].tolist()
     chosen = [names[row] for row in rows.tolist()] if names else []
     return SplitImages(name, tensors["images"][rows], tensors["labels"][rows], chosen)
-
-
-def _draw_samples(images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
-    """Draw images of every class, from all over it: neighbours are often of one kind."""
-    samples = {}
-    for label, name in enumerate(classes):
-        rows = (labels == label).nonzero().flatten()
-        count = min(SAMPLES_PER_CLASS, len(rows))
-        samples[name] = images[rows[torch.linspace(0, len(rows) - 1, count).long()]]
-    draw_samples(samples, SAMPLES)
-
-
-def _draw_findings(images: Tensor, findings: Sequence[Finding]) -> None:
-    """Draw the first training images that each finding is about."""
-    found = {finding.kind: images[finding.images] for finding in findings if finding.images}
-    if found:
-        draw_samples(found, FINDINGS_PNG)
-    else:
-        draw_message("No image stands out", FINDINGS_PNG)

@@ -153,7 +153,7 @@ def draw_leaderboard(rows: Sequence[Mapping[str, Any]], confidence: float, path:
     score = "accuracy" if "test_accuracy" in table else "loss"
     colors = [style["color"] for style in line_styles(table["architecture"])]
     with drawing(path, height=0.4 * len(table) + 1.15) as figure:
-        axes = figure.subplots()
+        axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
         if score == "accuracy":
             ends = table["test_accuracy_low"], table["test_accuracy_high"]
             axes.hlines(table.index, *ends, color=colors, linewidth=4, alpha=0.4)
@@ -169,12 +169,19 @@ def draw_leaderboard(rows: Sequence[Mapping[str, Any]], confidence: float, path:
         axes.set_ylim(len(table) - 0.5, -1.1)
         axes.grid(True, axis="x")
         axes.locator_params(axis="x", nbins=5)
-        beside = axes.secondary_yaxis("right")
-        lines = _leaderboard_texts(table).to_string(index=False).splitlines()
-        beside.set_yticks([-0.75, *table.index], lines, family="monospace")
-        beside.spines[:].set_visible(False)
-        for axis in (axes, beside):
-            axis.tick_params(axis="y", length=0)
+        axes.tick_params(axis="y", length=0)
+        _write_columns(beside, _leaderboard_texts(table))
+
+
+def _write_columns(axes: Axes, texts: pd.DataFrame) -> None:
+    """Write a column of texts after the other, right-aligned, a row per unit of y."""
+    axes.set_axis_off()
+    axes.set_xlim(0.35, len(texts.columns))
+    for number, column in enumerate(texts, start=1):
+        place = {"x": number, "ha": "right", "va": "center"}
+        axes.text(y=-0.75, s=column, color="0.35", **place)
+        for row, text in enumerate(texts[column]):
+            axes.text(y=row, s=text, weight="bold" if number == 1 else "normal", **place)
 
 
 def _leaderboard_texts(table: pd.DataFrame) -> pd.DataFrame:

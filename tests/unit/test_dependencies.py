@@ -98,6 +98,13 @@ def test_scripts_import_no_script_and_the_library_imports_none_either():
         assert not imported_modules(path) & set(SCRIPTS), path
 
 
+def test_data_knows_no_room_that_uses_it():
+    own = ROOT / "lineup" / "data"
+    for path in own.glob("*.py"):
+        others = {module.parent for module in imported_modules(path)} - {own, ROOT / "lineup"}
+        assert not others, path
+
+
 def test_only_the_tracking_room_knows_mlflow():
     for path in SCRIPTS + LIBRARY:
         roots = {name.split(".")[0] for name in imported_names(path)}

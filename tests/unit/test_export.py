@@ -124,6 +124,15 @@ def test_an_evaluation_that_is_missing_or_of_another_training_is_named(evaluated
     assert not Path("export").exists() and not Path("metrics.json").exists()
 
 
+def test_auto_ships_the_first_of_the_leaderboard(evaluated):
+    choose("auto")
+    export.main()
+    assert read_json(Path("export/model.json"))["architecture"] == "linear"
+    choose("mlp")
+    export.main()
+    assert read_json(Path("export/model.json"))["architecture"] == "mlp"
+
+
 @pytest.mark.parametrize("method", ["dynamic", "static"])
 def test_int8_is_smaller_and_reported_beside_the_float_file(evaluated, method):
     choose("mlp", quantize=method, max_drop=0.5)

@@ -18,6 +18,8 @@ from lineup.data.image_io import UnreadablePictureError, read_picture
 from lineup.data.preprocessing import Preprocessing
 from lineup.data.splitting import Draw, stratified_split
 from lineup.errors import UserError
+from lineup.params import load_params
+from lineup.training.setup import set_up
 from stages import fetch, split
 
 
@@ -65,6 +67,21 @@ def test_grey_pictures_saved_in_colour_are_grey_and_one_in_colour_makes_the_set_
     fetch.main()
     assert describe().shape[0] == 3
     assert "colour (auto: sunset.png has colours)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("channels", "flip"), [(1, False), (3, True)])
+def test_pictures_in_colour_are_mirrored_and_grey_ones_are_not(channels, flip):
+    for name in ("iris", "rose"):
+        random_pictures(FLOWERS / name, channels=channels)
+    fetch.main()
+    split.main()
+
+    def resolved():
+        return set_up(load_params(), "linear").config["recipe"]["augment"]["flip"]
+
+    assert resolved() == flip
+    Project(Path()).set(train__augment__flip=not flip)
+    assert resolved() != flip
 
 
 def test_a_number_is_obeyed_and_dataset_yaml_holds_where_params_leave_it_open():

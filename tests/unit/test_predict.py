@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.datasets import write_dataset, write_split
 from helpers.models import write_model
 from PIL import Image, ImageOps
 
 from lineup.architectures import build
 from lineup.errors import UserError
+from lineup.files import read_json
+from lineup.paths import SPLIT_JSON
 from lineup.serving.classifier import open_classifier
 from stages import predict
 
@@ -234,6 +237,24 @@ def test_a_model_made_before_says_that_it_is_outdated_and_how_to_renew_it(
     assert "dvc repro" in warning
     predict.main([str(pictures)], model=str(model))
     assert "warning" not in capsys.readouterr().err
+
+
+def test_it_says_which_pictures_the_model_was_trained_on(
+    model, pictures, digits, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    name = read_json(model / "model.json")["dataset"]
+    images, labels = (torch.from_numpy(array) for array in digits)
+    write_dataset(name, "classification", list("0123456789"), train=(images, labels))
+    write_split(len(images))
+    facts = {"preprocessing": MNIST_LIKE, "split": read_json(SPLIT_JSON)["digest"]}
+    write_model(tmp_path / "here", build("linear", [1, 28, 28], 10, {}), onnx=True, **facts)
+    for folder, is_other in ((model, True), (tmp_path / "here", False)):
+        predict.main([str(pictures)], model=str(folder))
+        said = capsys.readouterr().err
+        assert f"{name}: linear, trained on 28 × 28 grey pictures" in said
+        assert ("trained on another split of the data" in said) == is_other
+        assert "champion" not in said
 
 
 def test_a_folder_per_class_ends_with_how_many_are_right(model, digits, tmp_path, capsys):
