@@ -137,16 +137,16 @@ def check_copies(train: SplitImages, others: SplitImages) -> list[Finding]:
         kind = f"copies in {others.name}"
         findings.append(Finding(kind, text, files[:MOST_NAMED], first[:MOST_NAMED]))
     near = find_near_copies(others.images, train.images)
-    if near is None:
-        text = f"near copies of {train.name} images in {others.name}: not looked for, too many"
-        findings.append(Finding(f"near copies in {others.name}", text))
-    elif near.any():
-        near = near.nonzero().flatten().tolist()
-        text = f"{len(near)} {others.name} images look nearly like a {train.name} image (a hint)"
+    kind = f"near copies in {others.name}"
+    if near is None and others.files:
+        text = f"near copies of {train.name} images in {others.name}: too many to look for"
+        findings.append(Finding(kind, text))
+    elif near is not None and near.any():
+        rows = near.nonzero().flatten().tolist()
+        text = f"{len(rows)} {others.name} images look nearly like a {train.name} image (a hint)"
         if others.files:
             text += ": if they show the same thing, data.group keeps it on one side"
-        files = [others.describe(i) for i in near[:MOST_NAMED]]
-        findings.append(Finding(f"near copies in {others.name}", text, files))
+        findings.append(Finding(kind, text, [others.describe(i) for i in rows[:MOST_NAMED]]))
     return findings
 
 

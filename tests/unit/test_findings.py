@@ -1,5 +1,6 @@
 """What a person is told about their pictures before they believe a number about them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +78,10 @@ def test_copies_and_near_copies_across_splits_are_named():
 
 def test_too_many_images_to_compare_are_not_passed_over_in_silence(monkeypatch):
     monkeypatch.setattr("lineup.data.copies.MOST_COMPARED", 20)
-    (finding,) = check_copies(noise(*[0] * 6), noise(*[0] * 4, seed=1))
-    assert "not looked for, too many" in finding.text
+    training, test = noise(*[0] * 6), noise(*[0] * 4, seed=1)
+    assert check_copies(training, test) == []
+    (finding,) = check_copies(training, replace(test, files=list("abcd")))
+    assert "too many to look for" in finding.text
 
 
 def test_groups_that_given_splits_share_are_counted():
