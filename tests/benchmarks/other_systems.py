@@ -32,7 +32,7 @@ def train_fastai(folder: Path, epochs: int) -> dict[str, float]:
         valid="val",
         item_tfms=Resize(SIZE, method="squish"),
         batch_tfms=aug_transforms(),
-        num_workers=0,
+        num_workers=2,
     )
     learner = vision_learner(
         loaders, resnet18, metrics=accuracy, pretrained=False, path=folder, model_dir="fastai"
@@ -52,11 +52,11 @@ def train_ultralytics(folder: Path, epochs: int) -> dict[str, float]:
 
     model = YOLO("yolo11n-cls.yaml")
     model.train(
-        data=str(folder), imgsz=SIZE, epochs=epochs, project=str(folder), plots=False, workers=0
+        data=str(folder), imgsz=SIZE, epochs=epochs, project=str(folder), plots=False, workers=2
     )
     best = YOLO(model.trainer.best)
     scores = {
-        split: best.val(data=str(folder), split=split, imgsz=SIZE, plots=False, workers=0).top1
+        split: best.val(data=str(folder), split=split, imgsz=SIZE, plots=False, workers=2).top1
         for split in ("val", "test")
     }
     return {"validation": scores["val"], "test": scores["test"]}

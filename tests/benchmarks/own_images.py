@@ -8,7 +8,8 @@ emoji: npm's emoji-datasource, four vendors, the category is the class, split by
 crops of the photographs that scikit-image and scikit-learn ship, the left part for training, the
 right for the test. Each seed draws another validation split. The forest gets the tensors of the
 training split. The other systems get the same files in train/, val/ and test/, and are trained
-from scratch; `--others` names a Python that has them (pip install fastai ultralytics). Each
+from scratch with the first seed; `--others` names a Python that has them (pip install fastai
+ultralytics). Each
 network is that of its best epoch by validation; seconds are of the whole command, the
 forest's of its fit.
 """
@@ -165,16 +166,21 @@ def link_files(project: Project, folder: Path) -> None:
             link.symlink_to(source)
 
 
-def train_other(python: Path, system: str, folder: Path, epochs: int) -> Scores:
-    """Train another system on a folder with train/, val/ and test/, in its own Python."""
-    program = Path(__file__).with_name("other_systems.py")
-    command = [str(python.expanduser()), str(program), system, str(folder), str(epochs)]
-    start = time.perf_counter()
-    result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    assert result.returncode == 0, f"{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
-    seconds = time.perf_counter() - start
-    scores = json.loads(result.stdout.splitlines()[-1])
-    return scores["validation"], scores["test"], seconds
+def train_others(project: Project, python: Path, epochs: str) -> dict[str, Scores]:
+    """Train the other systems on the files of our splits, in their own Python."""
+    folder = project.folder.with_name("files")
+    link_files(project, folder)
+    results = {}
+    for system, count in zip(OTHERS, epochs.split(","), strict=True):
+        program = Path(__file__).with_name("other_systems.py")
+        command = [str(python.expanduser()), str(program), system, str(folder), count]
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        seconds = time.perf_counter() - start
+        scores = json.loads(done.stdout.splitlines()[-1])
+        results[f"{OTHERS[system]}, {count} epochs"] = scores["validation"], scores["test"], seconds
+    return results
 
 
 # --- side by side ---------------------------------------------------------------------------------
@@ -195,22 +201,13 @@ def main(
         for seed in range(1, seeds + 1):
             project.set(seed=seed, split__seed=seed)
             project.run("python", "-m", "stages.split")
-            for name, scores in train_ours(project, names).items():
+            results = train_ours(project, names) | {"random forest": train_forest(project)}
+            if others and seed == 1:
+                results |= train_others(project, others, epochs)
+            for name, scores in results.items():
                 found[name].append(scores)
-            found["random forest"].append(train_forest(project))
-            if others:
-                folder = Path(temporary) / f"files-{seed}"
-                link_files(project, folder)
-                for system, count in zip(OTHERS, map(int, epochs.split(",")), strict=True):
-                    scores = train_other(others, system, folder, count)
-                    found[f"{OTHERS[system]}, {count} epochs"].append(scores)
-            for name, scores in found.items():
-                validation, test, seconds = scores[-1]
-                print(
-                    f"seed {seed}  {name}: validation {validation:.2%}, test {test:.2%}, "
-                    f"{seconds:.0f} s",
-                    flush=True,
-                )
+                words = f"validation {scores[0]:.2%}, test {scores[1]:.2%}, {scores[2]:.0f} s"
+                print(f"seed {seed}  {name}: {words}", flush=True)
     print_table(found)
     print(f"\n{seeds} seeds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
 
