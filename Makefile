@@ -31,7 +31,7 @@ sync: $(ENV)  ## record in MLflow what it lacks
 	python -m stages.sync
 
 experiments: $(ENV)  ## compare DVC's experiments: accuracy, and what differs between them
-	dvc exp show --only-changed --no-pager --drop 'parameters|architectures|.*/|models$$'
+	dvc exp show --only-changed --no-pager --drop 'parameters|architectures|.*/|models$$|evaluation$$'
 
 report: $(ENV)  ## one self-contained page: report.html
 	python -m stages.report
