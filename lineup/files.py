@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
+
+from lineup.paths import state_dir
 
 
 @contextmanager
@@ -22,6 +27,26 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `path` when the block succeeds.
+
+    Of several at one time the last one stays. A kill leaves the old folder, the new one, or, within
+    the moment between two renames, none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True
+    ) as temporary:
+        new, old = Path(temporary, path.name), Path(temporary, "old")
+        new.mkdir()
+        yield new
+        with FileLock(state_dir() / "replace.lock"):
+            with suppress(FileNotFoundError):
+                path.rename(old)
+            new.rename(path)
 
 
 def flush(path: Path) -> None:

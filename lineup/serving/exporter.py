@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from lineup.data.dataset import Split, load
 from lineup.errors import UserError
-from lineup.files import read_json, sha256, write_json, write_text
+from lineup.files import read_json, replacing_folder, sha256, write_json, write_text
 from lineup.model_info import ModelInfo
 from lineup.params import BEST, Export, Params
 from lineup.paths import EXPORT, INT8_ONNX, LEADERBOARD_CSV, MODEL_JSON, ONNX, SCORES, WEIGHTS
@@ -52,17 +51,11 @@ def export_model(trained: Path, evaluated: Path, settings: Export) -> dict[str, 
     if not (trained / WEIGHTS).exists() or info.weights_sha256 != sha256(trained / WEIGHTS):
         raise UserError(f"{evaluated} is of another training; run: dvc repro evaluate")
     test = load("test", info.task)
-    with tempfile.TemporaryDirectory(
-        prefix=".export-", dir=".", ignore_cleanup_errors=True
-    ) as temporary:
-        folder = Path(temporary) / EXPORT.name
-        folder.mkdir()
+    with replacing_folder(EXPORT) as folder:
         shutil.copyfile(trained / WEIGHTS, folder / WEIGHTS)
         shutil.copyfile(evaluated / ONNX, folder / ONNX)
         int8 = _quantize(folder, info, settings, test)
         _write_documents(folder, info, scores, int8, measure_speed(folder / ONNX, test[0]))
-        shutil.rmtree(EXPORT, ignore_errors=True)
-        folder.rename(EXPORT)
     return {key: scores[key] for key in SHIPPED_SCORES[info.task]}
 
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lineup.files import flush, read_json, write_json
+from lineup.files import flush, read_json, replacing, replacing_folder, write_json
 from lineup.paths import run_dir, state_dir
 
 
@@ -120,16 +120,12 @@ def _append(path: Path, content: dict[str, Any]) -> None:
 
 def copy(source: Path, target: Path) -> None:
     """Copy a file or folder to `target`, whole or not at all, in place of what is there."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(source, temporary)
-        shutil.rmtree(target, ignore_errors=True)
+        with replacing_folder(target) as temporary:
+            shutil.copytree(source, temporary, dirs_exist_ok=True)
     else:
-        shutil.copyfile(source, temporary)
-        flush(temporary)
-    temporary.replace(target)
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def run_logs() -> list[RunLog]:

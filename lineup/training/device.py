@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -49,3 +51,17 @@ def make_deterministic() -> None:
     torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     torch.backends.cudnn.benchmark = False
+
+
+@contextmanager
+def explaining_memory() -> Iterator[None]:
+    """Turn a lack of memory, of the device or of the machine, into a UserError with a way out."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_lack = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not is_lack:
+            raise
+        detail = str(error).strip().splitlines()[0].partition(" GPU ")[0]
+        hint = "try a smaller batch_size, a smaller network, or smaller images"
+        raise UserError(f"the memory is too small for this training; {hint} ({detail})") from None

@@ -12,7 +12,12 @@ from lineup.data.dataset import Dataset, Split, load
 from lineup.params import Augment, Params
 from lineup.training.batches import Batches
 from lineup.training.checkpoints import code_digests
-from lineup.training.device import make_deterministic, resolve_device, resolve_precision
+from lineup.training.device import (
+    explaining_memory,
+    make_deterministic,
+    resolve_device,
+    resolve_precision,
+)
 from lineup.training.draws import Purpose, draw_seed
 from lineup.training.trainer import Trainer
 
@@ -28,6 +33,7 @@ class Setup:
     config: dict[str, Any]  # all that shapes the result: what the fingerprint stands for
 
 
+@explaining_memory()
 def set_up(params: Params, architecture: str) -> Setup:
     """Return the training of `architecture` with everything resolved; UserError on misfits."""
     recipe, hyperparameters = params.recipe(architecture)

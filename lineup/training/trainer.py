@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lineup.errors import UserError
 from lineup.evaluation.inference import evaluation_batch
@@ -77,10 +77,7 @@ class Trainer:
         self.is_classification = not train.targets.is_floating_point()
         self.steps_per_epoch = _steps_per_epoch(len(train), recipe.batch_size)
         self.optimizers = make_optimizers(self.model, recipe)
-        self.average = None
-        if recipe.ema:
-            ema = get_ema_multi_avg_fn(recipe.ema)
-            self.average = AveragedModel(self.model, multi_avg_fn=ema, use_buffers=True)
+        self.average = copy.deepcopy(self.model) if recipe.ema else None
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)  # sums over the batch
@@ -140,7 +137,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self._update_average(is_first=step == 0)
         self.losses[self.progress.step] = loss.detach() * len(index)
         if self.is_classification:
             self.correct[self.progress.step] = (outputs.detach().argmax(1) == targets).sum()
@@ -155,6 +152,18 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         enabled = self.recipe.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    @torch.no_grad()
+    def _update_average(self, is_first: bool) -> None:
+        """Move the average towards the weights (Polyak); the first is the weights themselves.
+
+        torch's AveragedModel, which does the same, waits for the device at every step.
+        """
+        weight = 1.0 if is_first else 1 - self.recipe.ema
+        current = self.model.state_dict()
+        for name, average in self.average.state_dict().items():
+            if average.is_floating_point():  # batch norm's statistics, too; not its counter
+                average.lerp_(current[name], weight)
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch: cross-entropy of logits, or the squared error."""
@@ -221,7 +230,7 @@ class Trainer:
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
         """Return the metrics of the validation split: sums over all examples, divided once."""
-        model = self.model if self.average is None else self.average.module
+        model = self.model if self.average is None else self.average
         model.eval()
         outputs, targets = [], []
         batch_size = evaluation_batch(self.validation.inputs.shape[1:])
@@ -238,7 +247,7 @@ class Trainer:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that would ship now: the moving average where there is one."""
-        return (self.model if self.average is None else self.average.module).state_dict()
+        return (self.model if self.average is None else self.average).state_dict()
 
     # --- the state --------------------------------------------------------------------------------
 

@@ -1,0 +1,122 @@
+"""What a GPU must do like a CPU, and what only it can do wrong; skipped where there is none."""
+
+import random
+
+import pytest
+import torch
+from helpers.project import ROOT
+
+from lineup import architectures
+from lineup.errors import UserError
+from lineup.params import load_params
+from lineup.training.batches import Batches
+from lineup.training.device import make_deterministic
+from lineup.training.session import drive
+from lineup.training.trainer import Step, Trainer
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here"),
+]
+PARAMS = load_params(ROOT / "params.yaml")
+STATISTICS = torch.tensor([0.13]), torch.tensor([0.31])
+
+
+@pytest.fixture(autouse=True)
+def deterministic():
+    make_deterministic()
+    yield
+    torch.set_deterministic_debug_mode("default")
+
+
+def digits(count, seed, device="cuda"):
+    """Return images of the size of MNIST's, with labels that can be learned, as Batches."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 10
+    images = torch.randint(80, (count, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    for label in range(10):
+        images[labels == label, :, 2 * label : 2 * label + 6] += 120
+    return Batches(images.to(device), labels.to(device), *STATISTICS)
+
+
+def shipped_trainer(name, seed=5, device="cuda", **changes):
+    """Return a trainer with the recipe that ships, for seven steps an epoch."""
+    settings, hyperparameters = PARAMS.recipe(name)
+    augment = settings.augment.model_copy(update={"flip": True, "erase": 0.2})
+    settings = settings.model_copy(
+        update={"epochs": 2, "batch_size": 128, "device": device, "augment": augment} | changes
+    )
+    torch.manual_seed(seed)
+    model = architectures.build(name, (1, 28, 28), 10, hyperparameters)
+    return Trainer(model, digits(900, 0, device), digits(300, 1, device), settings, seed)
+
+
+def finish(trainer):
+    """Train to the end; return the best weights, on the CPU."""
+    for _ in trainer.fit():
+        pass
+    return {name: tensor.cpu() for name, tensor in trainer.best.items()}
+
+
+def are_equal(weights, others):
+    return all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", PARAMS.architectures)
+def test_one_seed_gives_the_same_weights_also_after_resumes(name, precision):
+    expected = finish(shipped_trainer(name, precision=precision, ema=0.9))
+    assert are_equal(expected, finish(shipped_trainer(name, precision=precision, ema=0.9)))
+    assert not are_equal(expected, finish(shipped_trainer(name, 6, precision=precision, ema=0.9)))
+    trainer = shipped_trainer(name, precision=precision, ema=0.9)
+    interruptions = sorted(random.Random(7).sample(range(1, 14), 5))
+    steps = 0
+    while not trainer.progress.finished:
+        for event in trainer.fit():
+            steps += isinstance(event, Step)
+            if interruptions and steps == interruptions[0]:
+                interruptions.pop(0)
+                progress, tensors = trainer.state()
+                trainer = shipped_trainer(name, precision=precision, ema=0.9)
+                trainer.restore(progress, tensors)
+                break
+    assert not interruptions
+    assert are_equal(expected, {name: tensor.cpu() for name, tensor in trainer.best.items()})
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
+@pytest.mark.parametrize("name", PARAMS.architectures)
+def test_no_step_waits_for_the_device(name, optimizer):
+    settings = {"optimizer": optimizer, "clip_norm": 1, "ema": 0.9, "log_every": 1000}
+    events = shipped_trainer(name, **settings).fit()
+    next(events)  # the order of the epoch goes to the device before the first step
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            assert isinstance(next(events), Step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", PARAMS.architectures)
+def test_a_cpu_computes_with_the_weights_of_a_gpu_what_the_gpu_computes(name):
+    trainer = shipped_trainer(name, precision="float32")
+    finish(trainer)
+    inputs, _ = digits(300, 1).batch(slice(None))
+    model = trainer.model.eval()
+    with torch.no_grad():
+        on_gpu = model(inputs).cpu()
+        on_cpu = model.cpu()(inputs.cpu())
+    assert torch.allclose(on_gpu, on_cpu, atol=1e-3)
+
+
+def test_what_does_not_fit_into_the_memory_names_batch_size():
+    trainer = shipped_trainer("alexnet", batch_size=900)
+    torch.cuda.empty_cache()
+    _, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
+    try:
+        with pytest.raises(UserError, match=r"memory is too small.*batch_size.*out of memory"):
+            drive(trainer, None, [], None)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
