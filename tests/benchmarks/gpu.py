@@ -207,7 +207,10 @@ def records(
     names = architectures.split(",")
     work = [(name, seed, times) for name in names for seed in range(1, seeds + 1)]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        found = list(pool.map(record, *zip(*work, strict=True)))
+        found = []
+        for row in pool.map(record, *zip(*work, strict=True)):
+            print("{} seed {}: validation {:.2f}, test {:.2f}, {:.0f} s".format(*row), flush=True)
+            found.append(row)
     for name in names:
         rows = [row[2:] for row in found if row[0] == name]
         columns = list(zip(*rows, strict=True))
