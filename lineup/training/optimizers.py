@@ -51,62 +51,25 @@ class Muon(Optimizer):
         """Take the settings of torch.optim.Muon."""
         defaults = {"lr": lr, "weight_decay": weight_decay}
         super().__init__(params, defaults | {"momentum": momentum, "nesterov": nesterov})
-        self.orthogonalize = Orthogonalization()
 
     @torch.no_grad()
     def step(self) -> None:
         """Update every weight that has a gradient."""
         for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            matrices = [self._direction(weight, group).flatten(1) for weight in weights]
-            # a convolution has a row per output channel
-            for weight, matrix in zip(weights, self.orthogonalize(matrices), strict=True):
-                size = 0.2 * max(matrix.shape) ** 0.5
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.sub_(matrix.view_as(weight), alpha=group["lr"] * size)
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group)
 
-    def _direction(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
-        """Return the momentum of a weight, with Nesterov's look ahead if asked for."""
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(weight)
         buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(weight.grad)
-        return weight.grad + group["momentum"] * buffer if group["nesterov"] else buffer
-
-
-class Orthogonalization:
-    """newton_schulz of several matrices, whose shapes stay; on CUDA one graph from the first call.
-
-    A CPU takes ten times longer to launch those hundred small kernels than the device to run them.
-    """
-
-    def __init__(self) -> None:
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.inputs: list[Tensor] = []
-        self.outputs: list[Tensor] = []
-
-    def __call__(self, matrices: list[Tensor]) -> list[Tensor]:
-        """Return a matrix for each, to be used before the next call."""
-        if not matrices or matrices[0].device.type != "cuda":
-            return [newton_schulz(matrix) for matrix in matrices]
-        if self.graph is None:
-            self._capture(matrices)
-        for place, matrix in zip(self.inputs, matrices, strict=True):
-            place.copy_(matrix)
-        self.graph.replay()
-        return self.outputs
-
-    def _capture(self, matrices: list[Tensor]) -> None:
-        self.inputs = [torch.empty_like(matrix).copy_(matrix) for matrix in matrices]
-        aside = torch.cuda.Stream()  # what cuBLAS does once must not be part of the graph
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for matrix in self.inputs:
-                newton_schulz(matrix)
-        torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.outputs = [newton_schulz(matrix) for matrix in self.inputs]
+        direction = weight.grad + group["momentum"] * buffer if group["nesterov"] else buffer
+        matrix = direction.flatten(1)  # a convolution has a row per output channel
+        size = 0.2 * max(matrix.shape) ** 0.5
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.sub_(newton_schulz(matrix).view_as(weight), alpha=group["lr"] * size)
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:
