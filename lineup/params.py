@@ -106,6 +106,9 @@ class Augment(Section):
     scale: Annotated[float, Field(ge=0, lt=1)]
     shear: Probability
     flip: Annotated[bool | Literal["auto"], BeforeValidator(_check_flip)]
+    vertical_flip: bool
+    crop: Annotated[float, Field(ge=0, lt=1)]
+    color: Annotated[float, Field(ge=0, lt=1)]
     erase: Probability
 
 
@@ -126,6 +129,9 @@ class Train(Section):
     step_factor: Annotated[float, Field(gt=0, le=1)]
     clip_norm: NotNegative
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: Literal["none", "balanced"]
+    freeze_epochs: CountOrOff
+    backbone_lr_factor: Positive
     ema: Annotated[float, Field(ge=0, lt=1)]
     augment: Augment
     monitor: Literal["auto", "val_loss", "val_accuracy", "val_mae", "val_r2"]

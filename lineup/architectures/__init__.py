@@ -1,7 +1,8 @@
 """The line-up: each architecture is one file here; its name is its name in params.yaml.
 
 A file holds `build(shape, outputs, *, …hyperparameters)`: a module from float32 (N, *shape) to
-(N, outputs), whose last layer is registered last.
+(N, outputs), whose last layer is registered last. One that can start from weights of another
+training has a function `pretrained(channels, *, …hyperparameters)` too.
 """
 
 from __future__ import annotations
@@ -9,13 +10,45 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError, validate_call
-from torch import nn
+from torch import Tensor, nn
 
 from lineup.errors import UserError
 from lineup.params import describe_errors
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a training starts from instead of random weights."""
+
+    name: str
+    sha256: str  # of the file
+    weights: dict[str, Tensor]
+    mean: Tensor  # float32 (C,), what images were normalised with, in units of pixel / 255
+    std: Tensor
+
+
+def pretrained(
+    name: str, shape: Sequence[int], hyperparameters: dict[str, Any]
+) -> Pretrained | None:
+    """Return what `name` starts from by its hyperparameters; None means at random."""
+    find = getattr(importlib.import_module(f"{__name__}.{name}"), "pretrained", None)
+    return find(shape[0], **hyperparameters) if find else None
+
+
+def take_over(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
+    """Give `model` those weights that fit by name and shape; return the names that stay random."""
+    own = model.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in own and own[name].shape == tensor.shape
+    }
+    model.load_state_dict(own | fitting)
+    return [name for name in own if name not in fitting]
 
 
 def complete(name: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:

@@ -10,24 +10,30 @@ from torch.nn import functional
 
 from lineup.params import Augment
 
+CROPPED_RATIO = (3 / 4, 4 / 3)  # of the sides of what is left (Szegedy et al., 2015)
+GREY = (0.299, 0.587, 0.114)  # parts of red, green, blue in brightness (ITU-R BT.601)
 ERASED_AREA = (0.02, 0.33)  # of the image (Zhong et al., 2017)
 ERASED_RATIO = (0.3, 3.3)  # of the rectangle's sides
 
 
 def augment(images: Tensor, settings: Augment) -> Tensor:
     """Return float images (N, C, H, W), 0–255, changed at random as `settings` say."""
-    if settings.rotate or settings.shift or settings.scale or settings.shear:
+    maps = (settings.rotate, settings.shift, settings.scale, settings.shear, settings.crop)
+    if any(maps):
         images = random_affine(images, settings)
-    if settings.flip:
-        mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-        images = torch.where(mirrored, images.flip(-1), images)
+    for is_on, axis in ((settings.flip, -1), (settings.vertical_flip, -2)):
+        if is_on:
+            mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+            images = torch.where(mirrored, images.flip(axis), images)
+    if settings.color:
+        images = random_color(images, settings.color)
     if settings.erase:
         images = random_erasing(images, settings.erase)
     return images
 
 
 def random_affine(images: Tensor, settings: Augment) -> Tensor:
-    """Return images turned, shifted, scaled and sheared by one random affine map each.
+    """Return images turned, shifted, scaled, sheared and cropped by one random affine map each.
 
     Beyond its border an image goes on as its border is (Simard et al., 2003, without elasticity).
     """
@@ -43,8 +49,39 @@ def random_affine(images: Tensor, settings: Augment) -> Tensor:
     stretch = torch.diag_embed(scale)
     stretch[:, 0, 1] = shear
     shift = uniform(2 * settings.shift, 2, 1)  # the grid spans -1 to 1
+    if settings.crop:
+        sides = _random_sides(1 - settings.crop, count, device)
+        stretch = stretch * sides[:, None]  # columns: x and y of the grid
+        shift = shift + (uniform(1, 2) * (1 - sides))[:, :, None]
     grid = _affine_grid(rotation.view(count, 2, 2) @ stretch, shift, images.shape[1:])
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _random_sides(smallest: float, count: int, device: torch.device) -> Tensor:
+    """Return width and height (N, 2), parts of the image's, of areas from `smallest` to 1."""
+    area = torch.empty(count, device=device).uniform_(smallest, 1)
+    log_ratios = [math.log(ratio) for ratio in CROPPED_RATIO]
+    ratio = torch.empty(count, device=device).uniform_(*log_ratios).exp()
+    return torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).clamp_max(1)
+
+
+def random_color(images: Tensor, limit: float) -> Tensor:
+    """Return images (N, C, H, W) with another brightness, contrast and saturation each.
+
+    Brightness scales all values; contrast those around the image's mean; saturation, where there is
+    colour, those around the pixel's grey.
+    """
+    count, channels = images.shape[:2]
+    factors = 1 + (torch.rand(3, count, 1, 1, 1, device=images.device) * 2 - 1) * limit
+    brightness, contrast, saturation = factors
+    images = images * brightness
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = mean + (images - mean) * contrast
+    if channels == 3:
+        parts = torch.tensor(GREY, device=images.device).view(1, 3, 1, 1)
+        grey = (images * parts).sum(1, keepdim=True)
+        images = grey + (images - grey) * saturation
+    return images.clamp(0, 255)
 
 
 def _affine_grid(matrix: Tensor, shift: Tensor, shape: torch.Size) -> Tensor:

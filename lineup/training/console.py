@@ -52,6 +52,9 @@ class Console:
         place = f"{recipe['device']}, {recipe['precision']}, {config['threads']} threads"
         parameters = count_parameters(trainer.model)
         self.say(f"{parameters:,} parameters on {len(trainer.train):,} examples ({place})")
+        if start := config["pretrained"]:
+            weights = f"{start['name']}; at random: {', '.join(self.setup.random)}"
+            self.say(f"starts from {weights}")
         epochs, reason = params.epochs(
             self.setup.architecture, len(trainer.train), self.setup.dataset.shape
         )

@@ -15,22 +15,41 @@ def make_optimizers(model: nn.Module, recipe: Train) -> list[Optimizer]:
     """Return the optimizers, fused where torch has them; weight decay spares vectors.
 
     Those are biases and norms. Muon takes all matrices but the last layer's; AdamW takes the rest.
+    A group's `lr_factor` multiplies the schedule's learning rate.
     """
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    backbone, head = backbone_and_head(model)
     lr, decay, momentum = recipe.learning_rate, recipe.weight_decay, recipe.momentum
     nesterov = recipe.nesterov and momentum > 0
     optimizers: list[Optimizer] = []
-    if recipe.optimizer == "muon" and len(matrices) > 1:
-        *hidden, last = matrices
-        optimizers.append(Muon(hidden, lr, decay, momentum, nesterov))
-        matrices = [last]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-    fused = matrices[0].device.type in ("cpu", "cuda", "mps")
+    factor = recipe.backbone_lr_factor
+    hidden = [parameter for parameter in backbone if parameter.ndim > 1]
+    if recipe.optimizer == "muon" and hidden:
+        groups = [{"params": hidden, "lr_factor": factor}]
+        optimizers.append(Muon(groups, lr, decay, momentum, nesterov))
+        backbone = [parameter for parameter in backbone if parameter.ndim <= 1]
+    groups = [*_groups(backbone, decay, factor), *_groups(head, decay, 1.0)]
+    fused = head[0].device.type in ("cpu", "cuda", "mps")
     if recipe.optimizer == "sgd":
         return [torch.optim.SGD(groups, lr, momentum, nesterov=nesterov, fused=fused)]
     adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return [*optimizers, adam(groups, lr, fused=fused)]
+
+
+def backbone_and_head(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the parameters of all layers but the last, and those of the last one."""
+    parameters = list(model.parameters())
+    matrices = [index for index, parameter in enumerate(parameters) if parameter.ndim > 1]
+    return parameters[: matrices[-1]], parameters[matrices[-1] :]
+
+
+def _groups(parameters: list[Tensor], decay: float, lr_factor: float) -> list[dict[str, Any]]:
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    return [
+        {"params": some, "weight_decay": own, "lr_factor": lr_factor}
+        for some, own in ((matrices, decay), (vectors, 0.0))
+        if some
+    ]
 
 
 class Muon(Optimizer):
@@ -42,7 +61,7 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float,
         weight_decay: float,
         momentum: float,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lineup import architectures
 from lineup.data.dataset import Dataset, Split, load
@@ -30,6 +31,9 @@ class Setup:
     dataset: Dataset
     split: Split
     trainer: Trainer
+    mean: Tensor  # float32 (C,), what images are normalised with, in units of pixel / 255
+    std: Tensor
+    random: list[str]  # the weights that no pretrained ones took the place of
     config: dict[str, Any]  # all that shapes the result: what the fingerprint stands for
 
 
@@ -49,20 +53,26 @@ def set_up(params: Params, architecture: str) -> Setup:
     recipe = recipe.model_copy(update=resolved)
 
     inputs, targets = load("train", dataset.task)
-    train, validation = (
-        Batches(inputs[part].to(device), targets[part].to(device), split.mean, split.std)
-        for part in (split.train, split.validation)
-    )
     torch.manual_seed(draw_seed(params.seed, Purpose.WEIGHTS, 0))
     hyperparameters = architectures.complete(architecture, hyperparameters)
     outputs = len(dataset.classes)
     model = architectures.build(architecture, dataset.shape, outputs, hyperparameters)
+    mean, std, random = split.mean, split.std, []
+    pretrained = architectures.pretrained(architecture, dataset.shape, hyperparameters)
+    if pretrained:
+        mean, std = pretrained.mean, pretrained.std
+        random = architectures.take_over(model, pretrained.weights)
+    train, validation = (
+        Batches(inputs[part].to(device), targets[part].to(device), mean, std)
+        for part in (split.train, split.validation)
+    )
     trainer = Trainer(model, train, validation, recipe, params.seed)
 
     config = {
         "architecture": architecture,
         "hyperparameters": hyperparameters,
         "recipe": recipe.model_dump(exclude={"passes"}),  # has done its work: epochs is a number
+        "pretrained": pretrained and {"name": pretrained.name, "sha256": pretrained.sha256},
         "seed": params.seed,
         "data": dataset.digests["train"],
         "split": split.digest,
@@ -70,7 +80,7 @@ def set_up(params: Params, architecture: str) -> Setup:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    return Setup(architecture, dataset, split, trainer, config)
+    return Setup(architecture, dataset, split, trainer, mean, std, random, config)
 
 
 def _resolve_augment(settings: Augment, shape: list[int]) -> Augment:

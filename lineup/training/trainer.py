@@ -18,7 +18,7 @@ from lineup.evaluation.scores import classification_scores, regression_scores
 from lineup.params import Train
 from lineup.training.batches import Batches, shuffle
 from lineup.training.draws import Purpose, draw_seed
-from lineup.training.optimizers import learning_rate_at, make_optimizers
+from lineup.training.optimizers import backbone_and_head, learning_rate_at, make_optimizers
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,9 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.train, self.validation, self.recipe, self.seed = train, validation, recipe, seed
         self.is_classification = not train.targets.is_floating_point()
+        self.class_weights = None
+        if self.is_classification and recipe.class_weights == "balanced":
+            self.class_weights = balanced(train.targets)
         self.steps_per_epoch = _steps_per_epoch(len(train), recipe.batch_size)
         self.optimizers = make_optimizers(self.model, recipe)
         self.average = copy.deepcopy(self.model) if recipe.ema else None
@@ -102,6 +105,9 @@ class Trainer:
         order = shuffle(len(self.train), self.seed, progress.epoch).to(self.device)
         logged = progress.step - progress.step % log_every
         self.model.train()
+        if self.recipe.freeze_epochs:
+            for parameter in backbone_and_head(self.model)[0]:
+                parameter.requires_grad_(progress.epoch >= self.recipe.freeze_epochs)
         while progress.step < self.steps_per_epoch:
             index = order[self._examples(progress.step)]
             self._train_step(index)
@@ -125,7 +131,7 @@ class Trainer:
         lr = learning_rate_at(self.recipe, step, self.steps_per_epoch)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_factor"]
         inputs, targets = self.train.batch(index, self.recipe.augment)
         with self._autocast():
             outputs = self.model(inputs)
@@ -168,8 +174,8 @@ class Trainer:
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch: cross-entropy of logits, or the squared error."""
         if self.is_classification:
-            smoothing = self.recipe.label_smoothing
-            return functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
+            settings = {"label_smoothing": self.recipe.label_smoothing}
+            return functional.cross_entropy(outputs, targets, weight=self.class_weights, **settings)
         return functional.mse_loss(outputs, targets)
 
     def _means(self, start: int) -> Means:
@@ -276,6 +282,12 @@ class Trainer:
             self.average.load_state_dict(_below("average", tensors))
         self.best = _below("best", tensors)
         self.losses, self.correct = tensors["losses"], tensors["correct"]
+
+
+def balanced(labels: Tensor) -> Tensor:
+    """Return a weight per class (K,), float32: the mean number of examples ÷ the class's own."""
+    counts = labels.cpu().bincount().clamp_min(1)
+    return (len(labels) / (len(counts) * counts)).to(labels.device)
 
 
 def _steps_per_epoch(examples: int, batch_size: int) -> int:

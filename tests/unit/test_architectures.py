@@ -1,13 +1,25 @@
 """Every architecture fits the data it is given, or says in one line why not."""
 
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
+from helpers.datasets import write_dataset, write_split
+from helpers.project import ROOT, Project
+from torchvision import models
 
 from lineup import architectures
 from lineup.errors import UserError
+from lineup.files import sha256
+from lineup.model_info import ModelInfo
 from lineup.params import available_architectures, load_params
+from lineup.training.checkpoints import fingerprint
+from lineup.training.outputs import write_outputs
+from lineup.training.setup import set_up
 
-NAMES = ["alexnet", "cnn", "linear", "mlp", "rnn", "simplenet"]
+NAMES = ["alexnet", "cnn", "linear", "mlp", "resnet", "rnn", "simplenet"]
 SHAPES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 9, 20)]
 OWN = {
     "mlp": {"hidden": [16]},
@@ -56,7 +68,7 @@ def test_rows_of_features_go_through_linear_and_mlp(name):
     assert build(name, (3,), 2)(torch.randn(5, 3)).shape == (5, 2)
 
 
-@pytest.mark.parametrize("name", ["cnn", "rnn", "simplenet", "alexnet"])
+@pytest.mark.parametrize("name", ["cnn", "rnn", "simplenet", "alexnet", "resnet"])
 def test_rows_of_features_are_refused_by_architectures_for_images(name):
     with pytest.raises(UserError, match=r"takes images .*shape \(3,\)") as error:
         build(name, (3,), 2)
@@ -131,3 +143,109 @@ def test_the_promised_sizes_hold():
     assert size("cnn", channels=[16, 32]) <= 30_000
     _, hyperparameters = load_params().recipe("simplenet")
     assert size("simplenet", **hyperparameters) <= 500_000
+
+
+# --- pretrained -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def imagenet(tmp_path, monkeypatch):
+    """torchvision's file of weights as one that is here: its address, with its digest in the name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    torch.manual_seed(0)
+    weights = models.resnet18().state_dict()
+    torch.save(weights, "weights")
+    path = Path(f"resnet18-{sha256(Path('weights'))[:8]}.pth").resolve()
+    Path("weights").rename(path)
+
+    def set_address(address):
+        found = SimpleNamespace(IMAGENET1K_V1=SimpleNamespace(url=address))
+        monkeypatch.setattr(models, "get_model_weights", lambda name: found)
+
+    set_address(path.as_uri())
+    return SimpleNamespace(weights=weights, path=path, set_address=set_address)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resnet_starts_from_imagenet_but_for_the_last_layer(channels, imagenet):
+    given = {"depth": 18, "weights": "imagenet"}
+    for _ in range(2):  # downloaded, and as it was kept
+        found = architectures.pretrained("resnet", (channels, 64, 64), given)
+        imagenet.path.unlink(missing_ok=True)
+    model = architectures.build("resnet", (channels, 64, 64), 5, given)
+    random = architectures.take_over(model, found.weights)
+    assert random == ["fc.weight", "fc.bias"]
+    first = imagenet.weights["conv1.weight"]
+    expected = first if channels == 3 else first.sum(1, keepdim=True)
+    assert torch.equal(model.conv1.weight, expected)
+    assert torch.equal(model.layer4[1].conv2.weight, imagenet.weights["layer4.1.conv2.weight"])
+    assert len(found.mean) == len(found.std) == channels
+    images = torch.rand(2, 1, 64, 64)
+    if channels == 1:  # a grey picture gives what the same picture in three equal channels gives
+        wide = models.resnet18()
+        wide.load_state_dict(imagenet.weights)
+        wide.fc, grey = model.fc, images.expand(-1, 3, -1, -1)
+        assert torch.allclose(model.eval()(images), wide.eval()(grey), atol=1e-4)
+
+
+def test_what_a_training_starts_from_is_part_of_its_result(imagenet):
+    images = torch.randint(256, (40, 3, 64, 64), dtype=torch.uint8)
+    part = images, torch.arange(40) % 4
+    write_dataset("shades", "classification", list("abcd"), train=part, test=part)
+    write_split(40)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    project = Project(Path())
+    project.set(dataset="shades", architectures=["resnet"], train__epochs=1, train__device="cpu")
+    found = {}
+    for weights in ("none", "imagenet"):
+        project.set(models__resnet__weights=weights, models__resnet__learning_rate=1e-9)
+        setup = set_up(load_params(), "resnet")
+        for _ in setup.trainer.fit():
+            pass
+        write_outputs(Path(weights), setup, "id")
+        found[weights] = ModelInfo.read(Path(weights)), setup
+    (random, plain), (started, setup) = found.values()
+    assert started.mean == pytest.approx([0.485, 0.456, 0.406])
+    assert started.std == pytest.approx([0.229, 0.224, 0.225])
+    assert random.mean == pytest.approx(plain.split.mean.tolist())
+    digest = sha256(Path(f".lineup/pretrained/{imagenet.path.stem}.safetensors"))
+    assert started.recipe["pretrained"] == {"name": imagenet.path.stem, "sha256": digest}
+    assert random.recipe["pretrained"] is None
+    assert fingerprint(plain.config) != fingerprint(setup.config)
+    kept = imagenet.weights["layer1.0.conv1.weight"]
+    assert torch.allclose(setup.trainer.best["layer1.0.conv1.weight"], kept, atol=1e-6)
+
+
+def test_a_small_image_keeps_its_size_and_its_stem_stays_random(imagenet):
+    found = architectures.pretrained("resnet", (3, 32, 32), {"weights": "imagenet"})
+    model = architectures.build("resnet", (3, 32, 32), 5, {"weights": "imagenet"})
+    assert architectures.take_over(model, found.weights) == ["conv1.weight", "fc.weight", "fc.bias"]
+    assert model.maxpool(model.conv1(torch.zeros(1, 3, 32, 32))).shape[2:] == (32, 32)
+
+
+def test_weights_that_cannot_be_had_are_named_with_the_place_to_put_them(imagenet):
+    imagenet.set_address("http://127.0.0.1:9/resnet18-12345678.pth")
+    message = r"no resnet18-12345678\.pth.*elsewhere and put it to .*checkpoints/resnet18-12345678"
+    with pytest.raises(UserError, match=message):
+        architectures.pretrained("resnet", (3, 64, 64), {"weights": "imagenet"})
+    place = Path(torch.hub.get_dir(), "checkpoints", "resnet18-12345678.pth")
+    imagenet.path.rename(place)
+    with pytest.raises(UserError, match="is not what its name says; remove it"):
+        architectures.pretrained("resnet", (3, 64, 64), {"weights": "imagenet"})
+    assert not Path(".lineup").exists()
+
+
+def test_weights_are_data_never_code(imagenet):
+    torch.save({"conv1.weight": Path("anything")}, "weights")
+    file = Path(f"resnet18-{sha256(Path('weights'))[:8]}.pth").resolve()
+    Path("weights").rename(file)
+    imagenet.set_address(file.as_uri())
+    with pytest.raises(UserError, match="holds more than tensors"):
+        architectures.pretrained("resnet", (3, 64, 64), {"weights": "imagenet"})
+
+
+def test_other_architectures_start_at_random():
+    for name in set(NAMES) - {"resnet"}:
+        assert architectures.pretrained(name, (1, 28, 28), {}) is None
+    assert architectures.pretrained("resnet", (1, 28, 28), {"weights": "none"}) is None

@@ -92,6 +92,7 @@ def test_augmentation_off_changes_nothing(noise):
     [
         *({name: 0.1} for name in ("shift", "scale", "shear")),
         *({"rotate": 10}, {"flip": True}, {"erase": 0.5}),
+        {"crop": 0.4},
     ],
     ids=str,
 )
@@ -140,11 +141,42 @@ def test_the_border_goes_on_outwards_where_an_image_moves_away():
     assert torch.allclose(draw(bright, shift=0.5, rotate=45, scale=0.3), bright)
 
 
-def test_flip_mirrors_about_every_second_image_as_a_whole(noise):
+@pytest.mark.parametrize(("name", "axis"), [("flip", -1), ("vertical_flip", -2)])
+def test_flip_mirrors_about_every_second_image_as_a_whole(name, axis, noise):
     images = noise.float().repeat(40, 1, 1, 1)
-    flipped = draw(images, flip=True)
-    mirrored, kept = ((flipped == same).all((1, 2, 3)) for same in (images.flip(-1), images))
+    flipped = draw(images, **{name: True})
+    mirrored, kept = ((flipped == same).all((1, 2, 3)) for same in (images.flip(axis), images))
     assert (mirrored ^ kept).all() and 0.4 < mirrored.float().mean() < 0.6
+
+
+def test_crop_enlarges_a_part_of_the_image_of_at_least_that_area_and_stays_inside():
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    images = torch.stack([rows, columns]).repeat(400, 1, 1, 1)  # each pixel tells where it was
+    cropped = draw(images, crop=0.6)
+    spans = [cropped[:, 0, -1, 0] - cropped[:, 0, 0, 0], cropped[:, 1, 0, -1] - cropped[:, 1, 0, 0]]
+    height, width = (span / 63 for span in spans)
+    area, ratio = height * width, width / height
+    assert 0.36 < area.min() < 0.5 and 0.85 < area.max() < 1.02
+    assert 0.7 < ratio.min() < 0.85 and 1.2 < ratio.max() < 1.4
+    assert cropped[:, 1].min() < 0.1 and cropped[:, 1].max() > 62.9  # also at the borders
+    middles = centres(cropped)
+    assert torch.equal(draw(images, seed=3, crop=0.6), draw(images, seed=3, crop=0.6))
+    assert middles.isfinite().all()
+
+
+def test_color_changes_brightness_contrast_and_saturation_within_the_limit():
+    generator = torch.Generator().manual_seed(0)
+    images = 100 + 40 * torch.rand(300, 3, 8, 8, generator=generator)
+    changed = draw(images, color=0.3)
+    brightness = changed.mean((1, 2, 3)) / images.mean((1, 2, 3))
+    assert 0.69 < brightness.min() < 0.75 and 1.25 < brightness.max() < 1.31
+    saturation = changed.std(1).mean((1, 2)) / images.std(1).mean((1, 2)) / brightness
+    assert 0.48 < saturation.min() < 0.65 and 1.35 < saturation.max() < 1.7  # 0.7², 1.3²
+    assert torch.equal(changed, draw(images, color=0.3))
+    assert not torch.equal(changed, draw(images, seed=1, color=0.3))
+    grey = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    assert draw(grey, color=0.3).std(1).max() < 1e-3  # what has no colour gets none
+    assert draw(images * 2.5, color=0.9).max() == 255 and draw(images, color=0.9).min() >= 0
 
 
 def test_erase_blanks_one_rectangle_with_the_images_mean_in_its_part_of_the_images():

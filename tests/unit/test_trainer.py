@@ -96,6 +96,58 @@ def test_the_moving_average_follows_the_statistics_of_batch_norm_too():
         assert (trainer.weights()[name] != initial[name]).any()
 
 
+# --- what fine-tuning and rare classes need -------------------------------------------------------
+
+
+def uneven_pictures():
+    """Return 40 images, of which class 0 has 25."""
+    balanced = pictures(40)
+    rows = torch.cat([torch.arange(0, 40, 4).repeat(3)[:25], torch.arange(1, 16)])
+    rows = rows[:40]
+    return Batches(
+        balanced.inputs[rows], balanced.targets[rows], torch.tensor([0.4]), torch.tensor([0.2])
+    )
+
+
+def test_balanced_class_weights_give_each_class_the_same_part_of_the_loss():
+    train = uneven_pictures()
+    trainer = make_trainer(train, batch_size=40, class_weights="balanced", epochs=1, **NO_STEP)
+    (row,) = run(trainer).epochs
+    logits, labels = logits_of(trainer, train)
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    of_classes = [losses[labels == label].mean() for label in range(4)]
+    assert row["train_loss"] == pytest.approx(float(sum(of_classes)) / 4, rel=1e-5)
+    assert row["train_loss"] != pytest.approx(float(losses.mean()), rel=1e-2)
+
+
+def test_frozen_epochs_train_the_last_layer_alone_and_then_everything():
+    trainer = make_trainer(freeze_epochs=1, epochs=2, **MLP)
+    first, last = trainer.model[1], trainer.model[-1]
+    before = weights(first), weights(last)
+    events = trainer.fit()
+    next(event for event in events if isinstance(event, Epoch))
+    assert torch.equal(weights(first), before[0]) and not torch.equal(weights(last), before[1])
+    next(event for event in events if isinstance(event, Epoch))
+    assert not torch.equal(weights(first), before[0])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_the_backbones_learning_rate_is_a_part_of_the_last_layers(optimizer):
+    settings = {"optimizer": optimizer, "epochs": 1, "batch_size": 40, "learning_rate": 0.01}
+    moves = {}
+    for factor in (1, 0.1):
+        trainer = make_trainer(backbone_lr_factor=factor, **settings, **MLP)
+        before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+        next(trainer.fit())
+        after = trainer.model.parameters()
+        moves[factor] = [new.detach() - old for new, old in zip(after, before, strict=True)]
+    *backbone, head, bias = zip(moves[1], moves[0.1], strict=True)
+    for whole, part in backbone:
+        assert torch.allclose(0.1 * whole, part, rtol=1e-2, atol=1e-6)
+    for whole, same in (head, bias):
+        assert torch.equal(whole, same)
+
+
 # --- the seed -------------------------------------------------------------------------------------
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
