@@ -21,8 +21,8 @@ def augment(images: Tensor, settings: Augment) -> Tensor:
     maps = (settings.rotate, settings.shift, settings.scale, settings.shear, settings.crop)
     if any(maps):
         images = random_affine(images, settings)
-    for is_on, axis in ((settings.flip, -1), (settings.vertical_flip, -2)):
-        if is_on:
+    for flip, axis in ((settings.flip, -1), (settings.vertical_flip, -2)):
+        if flip is True:
             mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
             images = torch.where(mirrored, images.flip(axis), images)
     if settings.color:
