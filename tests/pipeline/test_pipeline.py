@@ -71,6 +71,7 @@ def test_a_second_repro_has_nothing_to_do_and_is_quick(project):
     assert time.monotonic() - start < 20  # seconds; about 2 on a quiet machine
 
 
+@pytest.mark.slow
 def test_an_experiment_with_another_model_ships_it_without_retraining_and_back_again(project):
     result = project.run("dvc", "exp", "run", "-S", "model=linear")
     assert "Running stage 'export'" in result.stdout
@@ -84,6 +85,7 @@ def test_an_experiment_with_another_model_ships_it_without_retraining_and_back_a
     assert exported(project) == architecture_of(project, "champion") == "mlp"
 
 
+@pytest.mark.slow
 def test_changing_one_architecture_retrains_it_alone_also_in_a_temporary_workspace(project):
     client = project.client()
     before = len(client.search_model_versions("name = 'digits'"))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from helpers.evaluations import enter, write_digits, write_regression
 from helpers.project import ROOT
@@ -26,6 +27,7 @@ def commit(message):
     subprocess.run(["git", *name, "commit", "--quiet", "--message", message], check=True)
 
 
+@pytest.mark.slow
 def test_dvc_plots_show_and_diff_work_with_fewer_architectures_and_with_a_regression(
     tmp_path, monkeypatch
 ):

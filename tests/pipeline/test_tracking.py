@@ -165,7 +165,7 @@ def test_a_store_made_anew_gets_everything_though_it_was_sent_before(project, ex
     assert "experiment 'digits' was made" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("is_purged", [False, True])
+@pytest.mark.parametrize("is_purged", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_deleted_experiment_comes_back_with_all_its_runs_and_says_so(project, capsys, is_purged):
     client = project.client()
     before = contents(client)
@@ -178,7 +178,7 @@ def test_a_deleted_experiment_comes_back_with_all_its_runs_and_says_so(project, 
     assert f"experiment 'digits' was {how}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("is_purged", [False, True])
+@pytest.mark.parametrize("is_purged", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_that_was_deleted_alone_stays_deleted(project, is_purged):
     client = project.client()
     deleted = runs(client)["linear"].info.run_id
@@ -278,6 +278,7 @@ def test_a_clone_after_dvc_pull_records_everything_but_the_steps(project, expect
     assert contents(client) == found
 
 
+@pytest.mark.slow
 def test_a_clone_adds_nothing_to_runs_that_their_store_has_already(project, monkeypatch, tmp_path):
     use_store(monkeypatch, f"sqlite:///{tmp_path / 'shared' / 'mlflow.db'}")
     (tmp_path / "shared").mkdir()

@@ -70,6 +70,7 @@ def test_where_the_mirror_was_killed_too_the_next_command_closes_the_run(command
     assert run_of(long_training).info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_an_error_behind_the_loop_fails_the_run_and_leaves_no_model_pending(long_training):
     long_training.set(train__epochs=2)
     shutil.rmtree("models/linear")

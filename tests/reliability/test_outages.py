@@ -65,7 +65,7 @@ def test_a_server_that(kind, unrecorded, monkeypatch, capsys):
     with broken_server(kind) as address:
         start = time.monotonic()
         result = unrecorded.run(*TRAIN, MLFLOW_TRACKING_URI=address)
-        assert time.monotonic() - start < untracked + LIMIT + 5  # a busy machine imports slowly
+        assert time.monotonic() - start < 3 * untracked + LIMIT  # a busy machine imports slowly
         assert result.stderr.count("fails (") == 1
         assert "nothing is lost; later: make sync" in result.stdout
         use_store(monkeypatch, address)
@@ -133,6 +133,7 @@ def test_a_server_that_comes_back_during_the_training_gets_the_rest_at_once(unre
         assert_complete(client, is_registered=False)
 
 
+@slow
 @pytest.mark.parametrize("kibibytes", [1, 16])  # which the first file needs, or the last
 def test_a_full_disk_stops_a_training_with_one_line_and_the_next_one_completes_it(
     unrecorded, kibibytes
@@ -148,6 +149,7 @@ def test_a_full_disk_stops_a_training_with_one_line_and_the_next_one_completes_i
     assert_complete(unrecorded.client(), is_registered=False)
 
 
+@slow
 def test_a_full_disk_of_the_store_is_an_error_and_later_nothing_is_missing(unrecorded, monkeypatch):
     unrecorded.run(*TRAIN, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     unrecorded.run(

@@ -319,6 +319,7 @@ def test_two_runs_write_the_same_bytes_and_a_damaged_checkpoint_is_reported(tmp_
     assert outputs(project) == outputs(undisturbed)
 
 
+@pytest.mark.slow
 def test_of_two_trainings_of_the_same_the_second_waits_and_both_end_alike(tmp_path, undisturbed):
     project = make_project(tmp_path)
     first = start_and_stop(project, 1)
@@ -331,6 +332,7 @@ def test_of_two_trainings_of_the_same_the_second_waits_and_both_end_alike(tmp_pa
     assert outputs(project) == outputs(undisturbed)
 
 
+@pytest.mark.slow
 def test_other_params_never_meet_the_checkpoint(tmp_path, undisturbed):
     project = make_project(tmp_path)
     process = start_and_stop(project, 1)

@@ -82,6 +82,7 @@ def test_the_leaderboard_is_sorted_by_validation_score_and_says_whether_differen
     assert "95 % interval" in evaluation[1]
 
 
+@pytest.mark.slow
 def test_order_batch_size_and_a_short_last_batch_change_no_figure(evaluated, monkeypatch):
     whole = {
         name: Path(f"evaluation/{name}/metrics.json").read_text() for name in ("linear", "mlp")
@@ -128,6 +129,7 @@ def test_only_the_architectures_of_params_are_evaluated_and_older_results_go(eva
     assert read_csv("evaluation/comparisons.csv") == []
 
 
+@pytest.mark.slow
 def test_an_architecture_without_mistakes_is_evaluated(here):
     write_digits()
     images, labels = digits()

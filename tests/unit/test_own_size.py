@@ -240,6 +240,7 @@ def test_a_picture_with_a_garbled_exif_block_is_taken_upright(suffix):
     assert np.array_equal(np.asarray(read_picture(path, 1)), np.asarray(picture))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
 def test_a_large_picture_with_alpha_takes_little_more_memory_than_its_pixels():
     Image.new("RGBA", (9000, 9000), (200, 30, 30, 128)).save("large.png", compress_level=1)

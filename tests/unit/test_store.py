@@ -43,6 +43,7 @@ def test_the_columns_that_are_asked_directly_exist_in_mlflows_schema():
         )
 
 
+@pytest.mark.slow
 def test_a_store_that_somebodys_mlflow_makes_at_the_same_time_is_kept(monkeypatch):
     def make_after_somebody(uri, root):
         with MlflowStore("sqlite:///mlflow.db", "mlartifacts").engine.begin() as database:
