@@ -16,7 +16,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """Return a hint: the closest valid choice if one is close, else all of them."""
     choices = sorted(choices)
     close = difflib.get_close_matches(word, choices, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(choices)}"
+    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(choices) or 'none'}"
 
 
 def listed(items: Sequence[object], *, lines: bool = False, most: int = MAX_LISTED) -> str:

@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,9 +21,11 @@ from pydantic_core import PydanticCustomError
 
 from lineup.errors import UserError, nearest
 from lineup.paths import ARCHITECTURES, PARAMS
+from lineup.yaml_file import read_yaml
 
 RECIPE_EXAMPLES = 48_000  # MNIST's training images, for which the passes were chosen
 RECIPE_SIDE = 28  # their pixels a side
+NOT_IN_RUN_CACHE = {"size", "nfiles"}  # keys that DVC leaves out when it compares runs
 BEST = "auto"  # the model that ships: the first of the leaderboard
 MIN_SIZE, MAX_SIZE = 8, 512  # pixels a side
 MAX_EPOCHS = 200  # of epochs: auto on a small set
@@ -60,10 +61,11 @@ def _check_pattern(pattern: str) -> str:
     return pattern
 
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
+Probability = Annotated[float, Field(ge=0, le=1, strict=True)]
+PartOrOff = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 CountOrOff = Annotated[int, Field(ge=0, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
@@ -101,14 +103,14 @@ class Split(Section):
 class Augment(Section):
     """Random changes of the training images; zeros turn them off."""
 
-    rotate: Annotated[float, Field(ge=0, le=180)]
+    rotate: Annotated[float, Field(ge=0, le=180, strict=True)]
     shift: Probability
-    scale: Annotated[float, Field(ge=0, lt=1)]
+    scale: PartOrOff
     shear: Probability
     flip: Annotated[bool | Literal["auto"], BeforeValidator(_check_flip)]
     vertical_flip: bool
-    crop: Annotated[float, Field(ge=0, lt=1)]
-    color: Annotated[float, Field(ge=0, lt=1)]
+    crop: PartOrOff
+    color: PartOrOff
     erase: Probability
 
 
@@ -120,22 +122,21 @@ class Train(Section):
     batch_size: Count
     optimizer: Literal["sgd", "adam", "adamw", "muon"]
     learning_rate: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)]
+    momentum: PartOrOff
     nesterov: bool
     weight_decay: NotNegative
     schedule: Literal["constant", "step", "cosine", "one_cycle"]
     warmup: Fraction
     step_epochs: Count
-    step_factor: Annotated[float, Field(gt=0, le=1)]
+    step_factor: Annotated[float, Field(gt=0, le=1, strict=True)]
     clip_norm: NotNegative
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: PartOrOff
     class_weights: Literal["none", "balanced"]
     freeze_epochs: CountOrOff
     backbone_lr_factor: Positive
-    ema: Annotated[float, Field(ge=0, lt=1)]
+    ema: PartOrOff
     augment: Augment
     monitor: Literal["auto", "val_loss", "val_accuracy", "val_mae", "val_r2"]
-    mode: Literal["auto", "min", "max"]
     patience: CountOrOff
     keep_every: CountOrOff
     top_k: Count
@@ -224,12 +225,9 @@ class Params(Section):
 
 def load_params(path: Path = PARAMS) -> Params:
     """Read and validate params.yaml; raises UserError with one readable line per mistake."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is not here: run this in the project's root folder") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not path.exists():
+        raise UserError(f"{path} is not here: run this in the project's root folder")
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(
             f"{path} must hold sections such as 'train:', found {type(content).__name__}"
@@ -302,7 +300,12 @@ def known_hyperparameters(architecture: str) -> list[str]:
         raise UserError(f"{file}, line {error.lineno}: {error.msg}") from None
     for statement in statements:
         if isinstance(statement, ast.FunctionDef) and statement.name == "build":
-            return [argument.arg for argument in statement.args.kwonlyargs]
+            names = [argument.arg for argument in statement.args.kwonlyargs]
+            if unseen := NOT_IN_RUN_CACHE.intersection(names):
+                raise UserError(
+                    f"{file}: DVC's cache of runs overlooks '{unseen.pop()}'; rename it"
+                )
+            return names
     raise UserError(f"{file} defines no function build; {ARCHITECTURES / 'mlp.py'} is an example")
 
 
@@ -328,8 +331,10 @@ def _describe(detail: dict[str, Any], section: type[BaseModel] | None, prefix: s
         return f"unknown key '{key}'; {nearest(location[-1], _valid_keys(section, location[:-1]))}"
     if detail["type"].startswith("missing"):
         return f"key '{key}' is missing"
-    message = detail["msg"]
-    return f"{key} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+    given, message = detail["input"], detail["msg"]
+    is_number = detail["type"] == "string_type" and isinstance(given, (int, float))
+    hint = f'; in quotes it is one: "{given}"' if is_number else ""
+    return f"{key} = {given!r}: {message[0].lower()}{message[1:]}{hint}"
 
 
 def _valid_keys(section: type[BaseModel], location: list[str]) -> list[str]:

@@ -33,6 +33,7 @@ def main() -> None:
         "mean": split["mean"].tolist(),
         "std": split["std"].tolist(),
         "digest": sha256(INDICES),
+        "data": dataset.digests["train"],
     }
     write_json(SPLIT_JSON, content)
     write_json(DATA_REPORT, to_json(findings))

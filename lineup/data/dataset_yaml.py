@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
 from lineup.errors import UserError, nearest
 from lineup.params import Channels, Count, Pattern, Section, Seed, Size, describe_errors
+from lineup.yaml_file import read_yaml
 
 
 def _bare_name(name: str) -> str:
@@ -106,10 +106,7 @@ def read_dataset_yaml(path: Path) -> Files | Images | Noise | RowTable:
 
     Without a format it is about images.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold lines such as 'size: 64'")
     form = str(content.get("format", "images"))

@@ -103,8 +103,8 @@ def check_sizes(sizes: Sequence[tuple[int, int]], files: Sequence[str]) -> list[
 def check_images(train: SplitImages) -> list[Finding]:
     """Return what is wrong within the training images: blank ones, copies under two labels."""
     findings = []
-    batches = train.images.flatten(1).split(ROWS_AT_ONCE)
-    is_blank = torch.cat([batch.float().std(1) < BLANK for batch in batches])
+    batches = train.images.flatten(2).split(ROWS_AT_ONCE)  # (N, C, H·W)
+    is_blank = torch.cat([batch.float().std(2).amax(1) < BLANK for batch in batches])
     blank = is_blank.nonzero().flatten().tolist()
     if blank:
         text = f"{len(blank)} {train.name} images are blank: one colour, or nearly"

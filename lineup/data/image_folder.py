@@ -189,7 +189,7 @@ def _choose_preprocessing(
 def _choose_size(facts: Sequence[PictureFacts], data: Data) -> tuple[int, str]:
     """Return pixels a side, and why."""
     if data.size != "auto":
-        return data.size, "data.size"
+        return data.size, "as set"
     middle = round(median(max(fact.size) for fact in facts))
     least, most = AUTO_SIZES
     size = min(max(middle, least), most)
@@ -202,12 +202,12 @@ def _choose_channels(
 ) -> tuple[int, str]:
     """Return 1 or 3, and why."""
     if data.channels != "auto":
-        return data.channels, "data.channels"
+        return data.channels, "as set"
     may_have = (path for path, fact in zip(paths, facts, strict=True) if fact.may_have_colour)
     coloured = next((path for path in may_have if has_colour(path)), None)
     if coloured is None:
         return 1, "auto: no picture has colours"
-    return 3, f"auto: {coloured.name} has colours"
+    return 3, f"auto: {coloured.parent.name}/{coloured.name} has colours"
 
 
 # --- decoding -------------------------------------------------------------------------------------

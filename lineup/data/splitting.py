@@ -126,10 +126,12 @@ def _too_few(
     if 0 < parts[label] < count:
         what = f"{parts[label]} that may be apart (copies, and groups of data.group, stay together)"
         where += f", {what}"
+    advice = f"add images, or change {draw.key} in params.yaml"
+    if parts[label] < 2:
+        advice = "add images: one for each of training, validation and test is the least"
     return UserError(
         f"class '{classes[label]}' has {count + taken} images{where}: too few for a "
-        f"{draw.split} split of {draw.fraction:.0%} in which every class occurs; add images, or "
-        f"change {draw.key} in params.yaml"
+        f"{draw.split} split of {100 * draw.fraction:.3g}% in which every class occurs; {advice}"
     )
 
 

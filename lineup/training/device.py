@@ -16,16 +16,16 @@ def resolve_device(name: str) -> torch.device:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         return accelerator or torch.device("cpu")
-    device = torch.device(name)
-    if device.type == "cpu":
-        return device
-    is_here = accelerator is not None and accelerator.type == device.type
+    kind, _, index = name.partition(":")  # torch knows no index above 127
+    if kind == "cpu":
+        return torch.device(kind)
+    is_here = accelerator is not None and accelerator.type == kind
     count = torch.accelerator.device_count() if is_here else 0
-    if (device.index or 0) >= count:
+    if int((index or "0")[:9]) >= count:
         raise UserError(
             f"params.yaml: train.device = '{name}', but this machine has {count} of them; try auto"
         )
-    return device
+    return torch.device(name)
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

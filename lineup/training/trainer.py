@@ -88,8 +88,6 @@ class Trainer:
         self.columns = ["epoch", *_metric_names(recipe, self.is_classification), "learning_rate"]
         self.monitor = _resolve_monitor(recipe, self.is_classification, self.columns)
         self.highest_is_best = self.monitor in ("val_accuracy", "val_r2")
-        if recipe.mode != "auto":
-            self.highest_is_best = recipe.mode == "max"
         _check_batch_norm(model, recipe)
 
     # --- the loop ---------------------------------------------------------------------------------

@@ -53,6 +53,15 @@ def test_git_ignores_a_link_to_pictures_too(repository):
     assert repository.run("git", "status", "--porcelain").stdout == ""
 
 
+def test_another_size_is_not_taken_for_what_dvc_has_in_its_cache_of_runs(repository):
+    sizes = []
+    for size in (16, 20, 16):
+        repository.set(data__size=size)
+        repository.run("dvc", "repro", "fetch")
+        sizes.append(describe().shape[1:])
+    assert sizes == [[16, 16], [20, 20], [16, 16]]
+
+
 @pytest.mark.slow
 def test_dvc_runs_again_when_a_picture_changes_also_behind_a_link(repository):
     link_to_flowers()

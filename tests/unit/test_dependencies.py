@@ -7,6 +7,8 @@ import pytest
 import yaml
 from helpers.project import ROOT
 
+from lineup.params import NOT_IN_RUN_CACHE, Data
+
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 SCRIPTS = sorted((ROOT / "stages").glob("*.py"))
 LIBRARY = sorted((ROOT / "lineup").rglob("*.py"))
@@ -85,6 +87,28 @@ def test_a_stage_depends_on_exactly_the_modules_that_shape_its_outputs(stage):
         assert by_name, "a stage that builds architectures depends on their files"
         modules = {name for name in modules if not name.startswith("lineup/architectures")}
     assert listed - by_name == modules | TEMPLATES.get(stage, set())
+
+
+def keys(content):
+    """Return all keys of a section, and of those in it."""
+    if not isinstance(content, dict):
+        return set()
+    return set(content).union(*map(keys, content.values()))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_section_that_a_stage_depends_on_has_a_key_that_dvcs_cache_of_runs_overlooks(stage):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name in STAGES[stage].get("do", STAGES[stage])["params"]:
+        section = params
+        for part in name.replace("${item}", "cnn").split("."):
+            section = section[part]
+        assert not keys(section) & NOT_IN_RUN_CACHE, name
+
+
+def test_fetch_depends_on_every_key_of_data():
+    listed = {name for name in STAGES["fetch"]["params"] if name.startswith("data.")}
+    assert listed == {f"data.{name}" for name in Data.model_fields}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -67,6 +67,14 @@ def test_blank_images_and_one_image_under_two_labels_are_named():
     assert contradictory.images == [0, 3]
 
 
+def test_an_image_of_one_colour_is_blank_though_its_red_differs_from_its_green():
+    training = noise(0, 1, 0, 1)
+    colour = training.images.repeat(1, 3, 1, 1)
+    colour[2] = torch.tensor([200, 7, 90]).byte().view(3, 1, 1)
+    (blank,) = check_images(replace(training, images=colour))
+    assert blank.images == [2]
+
+
 def test_copies_and_near_copies_across_splits_are_named():
     training, test = noise(*[0] * 6), noise(*[0] * 4, seed=1)
     test.images[1] = training.images[5]

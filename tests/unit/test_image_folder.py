@@ -202,7 +202,7 @@ def test_a_class_too_small_to_be_split_is_named_with_its_count():
     flowers()
     paint(FLOWERS / "tulip", 1)
     message = refusal()
-    assert "'tulip' has 1 images" in message and "data.test" in message
+    assert "'tulip' has 1 images" in message and "one for each of training" in message
 
 
 def bomb(side):

@@ -66,7 +66,7 @@ def test_grey_pictures_saved_in_colour_are_grey_and_one_in_colour_makes_the_set_
     save(Image.new("RGB", (40, 40), "orange"), FLOWERS / "rose" / "sunset.png")
     fetch.main()
     assert describe().shape[0] == 3
-    assert "colour (auto: sunset.png has colours)" in capsys.readouterr().out
+    assert "colour (auto: rose/sunset.png has colours)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("channels", "flip"), [(1, False), (3, True)])

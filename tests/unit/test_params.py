@@ -1,6 +1,7 @@
 """params.yaml: what is wrong in it is said in one readable message, and nothing is written."""
 
 import copy
+import math
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from helpers.project import ROOT, Project, copy_sources
 from lineup import params as params_module
 from lineup.errors import UserError
 from lineup.params import BEST, load_params
+from lineup.yaml_file import read_yaml
 
 MNIST_SHAPE = [1, 28, 28]
 GOOD = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -93,6 +95,54 @@ def test_a_mistake_is_named_with_what_would_be_right(changed, key, value, words)
 
 
 @pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("seed: 3 ", "seed: 3\nseed: 4 "), "'seed' stands twice"),
+        (("batch_size: 256", "batch_size: 1:30"), "train.batch_size = '1:30'"),
+        (("batch_size: 256", "batch_size: 0100"), "train.batch_size = 100.0"),
+        (("learning_rate: 0.015", "learning_rate: true"), "learning_rate = True: .* valid number"),
+        (("learning_rate: 0.015", "learning_rate: '1'"), "learning_rate = '1': .* valid number"),
+        (("dataset: mnist", "dataset: 2024"), 'dataset = 2024: .* in quotes it is one: "2024"'),
+        (("seed: 3 ", f"seed: {'9' * 5000} "), "Exceeds the limit"),
+        (("seed: 3 ", f"x: {'[' * 5000}{']' * 5000}\nseed: 3 "), "nested too deeply"),
+        (("seed: 3 ", "seed: !!python/name:os.system "), "could not determine a constructor"),
+        (("seed: 3 ", "seed: 3 # \udcff"), "is not UTF-8, from byte"),
+    ],
+    ids=lambda value: value[1][:20] if isinstance(value, tuple) else "",
+)
+def test_what_yaml_allows_and_a_person_does_not_mean_is_refused(change, words, tmp_path):
+    text = (ROOT / "params.yaml").read_text()
+    assert change[0] in text
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(*change, 1), errors="surrogateescape")
+    with pytest.raises(UserError, match=words):
+        load_params(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="can't be read: Is a directory"):
+        load_params(path)
+
+
+def test_numbers_and_words_are_those_of_yaml_1_2(tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_text("[1e-3, .5, -2, 1.0, no, yes, true, ~, null, 2020-01-01, 1_000, 0x1f, .inf]")
+    words = ["2020-01-01", "1_000", "0x1f"]
+    assert read_yaml(path) == [1e-3, 0.5, -2, 1.0, "no", "yes", True, None, None, *words, math.inf]
+    path.write_text("base: &base {a: 1}\nown: {<<: *base, b: 2}\n")
+    assert read_yaml(path)["own"] == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("name", ["size", "nfiles"])
+def test_a_hyperparameter_that_dvcs_cache_of_runs_overlooks_is_refused(name, tmp_path, monkeypatch):
+    for file in params_module.ARCHITECTURES.glob("*.py"):
+        (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "cnn.py").write_text(f"def build(shape, outputs, *, {name}=3): ...")
+    monkeypatch.setattr(params_module, "ARCHITECTURES", tmp_path)
+    with pytest.raises(UserError, match=f"cnn.py: DVC's cache of runs overlooks '{name}'"):
+        load_params(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize(
     ("code", "words"), [("def build(", "cnn.py, line 1"), ("x = 1", "defines no function build")]
 )
 def test_an_architecture_that_cannot_be_read_is_named(code, words, tmp_path, monkeypatch):
@@ -123,7 +173,7 @@ MNIST = yaml.safe_load(  # the resolved recipes of the six on MNIST, 48,000 trai
     """
     {batch_size: 256, optimizer: adamw, momentum: 0.9, nesterov: true, weight_decay: 0.01,
     schedule: one_cycle, warmup: 0.2, step_epochs: 5, step_factor: 0.1, clip_norm: 0,
-    label_smoothing: 0.05, class_weights: none, freeze_epochs: 0, backbone_lr_factor: 1, ema: 0, monitor: auto, mode: auto, patience: 0, keep_every: 0,
+    label_smoothing: 0.05, class_weights: none, freeze_epochs: 0, backbone_lr_factor: 1, ema: 0, monitor: auto, patience: 0, keep_every: 0,
     top_k: 3, log_every: 100, tensorboard: false, device: auto, precision: auto,
     augment: {rotate: 7, shift: 0.05, scale: 0.07, shear: 0.07, flip: auto,
     vertical_flip: false, crop: 0, color: 0, erase: 0}}

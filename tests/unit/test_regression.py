@@ -140,11 +140,10 @@ def test_a_short_last_batch_counts_by_its_rows():
 
 
 @pytest.mark.parametrize(
-    ("monitor", "mode", "column", "best"),
-    [("auto", "auto", "val_loss", min), ("val_r2", "max", "val_r2", max)],
+    ("monitor", "column", "best"), [("auto", "val_loss", min), ("val_r2", "val_r2", max)]
 )
-def test_the_lowest_loss_chooses_the_best_epoch_or_the_highest_r2(monitor, mode, column, best):
-    trainer = make(monitor=monitor, mode=mode, epochs=3)
+def test_the_lowest_loss_chooses_the_best_epoch_or_the_highest_r2(monitor, column, best):
+    trainer = make(monitor=monitor, epochs=3)
     rows = run(trainer).epochs
     assert trainer.progress.best_row[column] == best(row[column] for row in rows)
 

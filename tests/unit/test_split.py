@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.datasets import describe, load, load_split, write_dataset
+from helpers.datasets import describe, load, load_split, write_dataset, write_split
 from helpers.project import ROOT, Project
 from PIL import Image
 
@@ -135,11 +135,17 @@ def test_a_stage_that_draws_runs_with_the_backend_of_a_notebook(project):
     assert (SAMPLES).stat().st_size
 
 
-@pytest.mark.parametrize(("smallest", "fraction"), [(1, 0.2), (3, 0.05)])
-def test_a_class_with_too_few_images_is_named(project, smallest, fraction):
+@pytest.mark.parametrize(
+    ("smallest", "fraction", "advice"),
+    [
+        (1, 0.2, "20% .*one for each of training, validation and test"),
+        (3, 0.005, "0.5% .*change split.validation"),
+    ],
+)
+def test_a_class_with_too_few_images_is_named(project, smallest, fraction, advice):
     write_images([50, smallest, 50])
     set_split(validation=fraction)
-    with pytest.raises(UserError, match=f"'class 1' has {smallest} images.*split.validation"):
+    with pytest.raises(UserError, match=f"'class 1' has {smallest} images.*{advice}"):
         split.main()
     assert not SPLIT.exists()
 
@@ -159,3 +165,14 @@ def test_every_row_of_a_regression_is_used_for_both(project):
 def test_what_is_not_made_yet_names_the_stage_that_makes_it(project, read):
     with pytest.raises(UserError, match=r"dvc repro (fetch|split)"):
         read()
+
+
+def test_a_split_of_other_data_is_refused_with_the_command_that_makes_a_new_one(project):
+    labels = torch.arange(40) % 4
+    images = torch.randint(256, (40, 1, 6, 6), dtype=torch.uint8)
+    write_dataset("shades", "classification", list("abcd"), train=(images, labels))
+    write_split(40)
+    assert len(load_split().validation) == 8
+    write_dataset("shades", "classification", list("abcd"), train=(255 - images, labels))
+    with pytest.raises(UserError, match=r"data/split is not of what data/raw holds.*repro split"):
+        load_split()
