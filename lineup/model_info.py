@@ -32,7 +32,7 @@ class ModelInfo:
     seed: int
     weights_sha256: str
     data: dict[str, str]  # sha256 of the train and test tensors
-    split: str  # sha256 of the split's indices
+    split: str  # the digest of the split and its data
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> ModelInfo:

@@ -1,5 +1,6 @@
 """The training and the validation split, with mean and standard deviation of the training split."""
 
+import hashlib
 import os
 
 from lineup.cli import run
@@ -26,14 +27,15 @@ def main() -> None:
     draw_dataset(dataset, split["train"], findings)
 
     write_tensors(INDICES, split)
+    data = dataset.digests["train"]
     content = {
         "train": len(split["train"]),
         "validation": len(split["validation"]),
         "seed": settings.seed,
         "mean": split["mean"].tolist(),
         "std": split["std"].tolist(),
-        "digest": sha256(INDICES),
-        "data": dataset.digests["train"],
+        "digest": hashlib.sha256(f"{sha256(INDICES)} {data}".encode()).hexdigest(),
+        "data": data,
     }
     write_json(SPLIT_JSON, content)
     write_json(DATA_REPORT, to_json(findings))

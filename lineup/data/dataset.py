@@ -47,7 +47,7 @@ class Split:
     validation: Tensor  # int64 (m,), ascending
     mean: Tensor  # float32 (C,), of the training split, in units of pixel / 255
     std: Tensor  # float32 (C,), likewise
-    digest: str  # sha256 of indices.safetensors
+    digest: str  # sha256 that stands for the indices and for what they point into
 
     @classmethod
     def read(cls) -> Split:

@@ -48,7 +48,7 @@ def register(mirror: Mirror) -> ModelVersion | None:
         model = mirror.find_model()
         if model is None or model.status != READY:
             model = _log_model(mirror, info, model)
-        version = find_version(client, name, info.weights_sha256)
+        version = find_version(client, name, info)
         if version is None:
             version = _create_version(mirror, info, name, model)
         _update_tags(mirror, version, info)
@@ -57,10 +57,14 @@ def register(mirror: Mirror) -> ModelVersion | None:
     return version
 
 
-def find_version(client: MlflowClient, name: str, weights_sha256: str) -> ModelVersion | None:
-    """Return the newest version with these weights."""
-    query = f"name = '{name}' and tags.`{WEIGHTS_TAG}` = '{weights_sha256}'"
-    found = client.search_model_versions(query)
+def find_version(client: MlflowClient, name: str, info: ModelInfo) -> ModelVersion | None:
+    """Return the newest version with these weights, judged by the same validation examples."""
+    query = f"name = '{name}' and tags.`{WEIGHTS_TAG}` = '{info.weights_sha256}'"
+    found = [
+        version
+        for version in client.search_model_versions(query)
+        if version.tags.get("split") == info.split
+    ]
     return max(found, key=lambda version: int(version.version), default=None)
 
 

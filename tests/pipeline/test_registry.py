@@ -185,6 +185,17 @@ def test_what_cannot_be_compared_becomes_challenger_and_says_how_to_replace(regi
     assert aliases(registry)["champion"] == 1
 
 
+def test_equal_weights_that_were_judged_by_other_pictures_are_a_version_of_their_own(registry):
+    train(20, weights=7)
+    train(20, weights=7)
+    assert set(aliases(registry).values()) == {1}
+    train(30, weights=7, split="f" * 64)
+    assert aliases(registry)["linear"] == 2
+    first, second = (version(registry, number).tags for number in (1, 2))
+    assert float(first["val_accuracy"]) == pytest.approx(20 / COUNT)
+    assert float(second["val_accuracy"]) == pytest.approx(30 / COUNT)
+
+
 def test_the_gate_reads_stored_correctness_and_opens_no_model(registry):
     train(20)
     export()

@@ -10,8 +10,8 @@ from helpers.project import ROOT, Project
 from PIL import Image
 
 from lineup.errors import UserError
-from lineup.files import read_json, sha256
-from lineup.paths import INDICES, SAMPLES, SPLIT, SPLIT_JSON
+from lineup.files import read_json
+from lineup.paths import SAMPLES, SPLIT, SPLIT_JSON
 from stages import split
 
 COUNTS = [100, 50, 30]
@@ -116,7 +116,6 @@ def test_split_json_tells_people_and_programs_what_was_done(project):
     split.main()
     content = read_json(SPLIT_JSON)
     assert (content["train"], content["validation"], content["seed"]) == (144, 36, 3)
-    assert content["digest"] == sha256(INDICES)
     assert content["mean"] == load_split().mean.tolist()
 
 
@@ -133,6 +132,22 @@ def test_a_stage_that_draws_runs_with_the_backend_of_a_notebook(project):
     notebook = "module://matplotlib_inline.backend_inline"
     Project(project).run("python", "-m", "stages.split", MPLBACKEND=notebook, PYTHONPATH=str(ROOT))
     assert (SAMPLES).stat().st_size
+
+
+def test_the_digest_stands_for_the_indices_and_for_what_they_point_into(project):
+    images, labels = write_images()
+    split.main()
+    indices, first = load_split(), load_split().digest
+    split.main()
+    assert load_split().digest == first
+    label = labels[indices.validation[0]]
+    same = indices.validation[labels[indices.validation] == label]
+    images[same[0]] = images[same[0]].flip(-1)  # a validation image: no statistics change
+    write(images, labels)
+    split.main()
+    again = load_split()
+    assert torch.equal(again.validation, indices.validation) and torch.equal(again.std, indices.std)
+    assert again.digest != first
 
 
 @pytest.mark.parametrize(
