@@ -101,6 +101,7 @@ def test_changing_one_architecture_retrains_it_alone_also_in_a_temporary_workspa
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.slow  # looks at the experiments of the two above
 def test_experiments_are_compared_by_few_numbers_and_each_architectures_validation_score(project):
     table = rows(project.run("dvc", "exp", "show", "--only-changed", "--csv").stdout)
     metrics = json.loads(project.read("metrics.json"))
