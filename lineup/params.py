@@ -108,7 +108,7 @@ class Augment(Section):
     scale: PartOrOff
     shear: Probability
     flip: Annotated[bool | Literal["auto"], BeforeValidator(_check_flip)]
-    vertical_flip: bool
+    vertical_flip: Annotated[bool, Field(strict=True)]
     crop: PartOrOff
     color: PartOrOff
     erase: Probability
@@ -333,7 +333,7 @@ def _describe(detail: dict[str, Any], section: type[BaseModel] | None, prefix: s
         return f"key '{key}' is missing"
     given, message = detail["input"], detail["msg"]
     is_number = detail["type"] == "string_type" and isinstance(given, (int, float))
-    hint = f'; in quotes it is one: "{given}"' if is_number else ""
+    hint = "; put it in quotes" if is_number else ""
     return f"{key} = {given!r}: {message[0].lower()}{message[1:]}{hint}"
 
 

@@ -1,4 +1,4 @@
-"""YAML that people write, read as DVC reads it: numbers and words of YAML 1.2, no key twice."""
+"""YAML that people write, read strictly: plain numbers and words of YAML 1.2, no key twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from yaml.constructor import ConstructorError
 
 from lineup.errors import UserError
 
-FORMS = {  # of YAML 1.2's core schema: 010 is no octal number, 1:30 and no are words
+FORMS = {  # of YAML 1.2, as DVC reads it, but for 0x1f, 1_000, dates: words here
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
     "float": (
@@ -26,13 +26,16 @@ FORMS = {  # of YAML 1.2's core schema: 010 is no octal number, 1:30 and no are 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    message = f"'{key.value}' stands twice"
+                    raise ConstructorError(None, None, message, key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 for _tag, (_form, _starts) in FORMS.items():

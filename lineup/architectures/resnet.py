@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Literal
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +72,9 @@ def _imagenet_file(depth: int) -> Path:
         source.parent.mkdir(parents=True, exist_ok=True)
         print(f"Downloading {source.name}", flush=True)
         try:
-            torch.hub.download_url_to_file(url, str(source), progress=False)
-        except (URLError, OSError) as error:
-            hint = f"download {url} elsewhere and put it to {source}"
+            torch.hub.download_url_to_file(url, str(source), progress=True)
+        except OSError as error:
+            hint = f"download {url} elsewhere and save it as {source}"
             raise UserError(f"models.resnet.weights: no {source.name} ({error}); {hint}") from None
     if not sha256(source).startswith(source.stem.split("-")[-1]):
         raise UserError(f"{source} is not what its name says; remove it and try again")

@@ -54,7 +54,8 @@ class Split:
         """Return the training and validation split; UserError before split has run on this data."""
         content = read_json(made_by("split", paths.SPLIT_JSON))
         if content.get("data") != Dataset.read().digests["train"]:
-            raise UserError(f"{paths.SPLIT} is not of what {paths.RAW} holds; run: dvc repro split")
+            other = f"{paths.SPLIT} was drawn from other data than {paths.RAW} holds"
+            raise UserError(f"{other}; run: dvc repro split")
         tensors = read_tensors(made_by("split", paths.INDICES))
         return cls(**tensors, digest=content["digest"])
 

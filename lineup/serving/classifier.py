@@ -21,6 +21,7 @@ from lineup.paths import DATASET_JSON, MODEL_JSON, ONNX, PARAMS, SPLIT_JSON, WEI
 from lineup.task import Task
 from lineup.tracking.names import registered_name
 from lineup.tracking.sqlite_tables import find_model_locally
+from lineup.yaml_file import read_yaml
 
 HOW_TO_NAME = (
     "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/NAME, "
@@ -96,7 +97,7 @@ def open_classifier(model: str | None) -> Classifier:
 def champion_uri() -> str:
     """Return the URI of the champion of params.yaml's dataset; UserError where that is open."""
     if PARAMS.exists():
-        params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+        params = read_yaml(PARAMS)
         if isinstance(params, dict) and "dataset" in params:
             return f"models:/{registered_name(str(params['dataset']))}@champion"
     from lineup.tracking.catalog import only_registered_name  # imports MLflow: 1 s

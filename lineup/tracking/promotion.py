@@ -89,7 +89,7 @@ def _obstacle(candidate: ModelVersion, champion: ModelVersion) -> str:
     if "verified" not in champion.tags:
         return "was registered by an older Lineup, without its validation answers"
     is_same = champion.tags.get("split") == candidate.tags["split"]
-    return "" if is_same else "was trained on another split"
+    return "" if is_same else "was trained on another split, or on other data"
 
 
 def _compare(

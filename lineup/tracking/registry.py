@@ -37,7 +37,8 @@ def register(mirror: Mirror) -> ModelVersion | None:
     """Return the version of a run's evaluated model, made where the registry lacks it.
 
     What is done is asked of model and version themselves, so that deleted ones come back whole.
-    Weights that are registered already get no second version. None where the run was deleted.
+    Weights that are registered already, scored on the same data, get no second version. None where
+    the run was deleted.
     """
     if mirror.run is None:
         return None
@@ -58,12 +59,12 @@ def register(mirror: Mirror) -> ModelVersion | None:
 
 
 def find_version(client: MlflowClient, name: str, info: ModelInfo) -> ModelVersion | None:
-    """Return the newest version with these weights, judged by the same validation examples."""
+    """Return the newest version with these weights, scored on the same data."""
     query = f"name = '{name}' and tags.`{WEIGHTS_TAG}` = '{info.weights_sha256}'"
     found = [
         version
         for version in client.search_model_versions(query)
-        if version.tags.get("split") == info.split
+        if (version.tags.get("split"), version.tags.get("test")) == (info.split, info.data["test"])
     ]
     return max(found, key=lambda version: int(version.version), default=None)
 
@@ -167,6 +168,7 @@ def _tags(mirror: Mirror, info: ModelInfo) -> dict[str, str]:
         "architecture": info.architecture,
         "parameters": info.parameters,
         "split": info.split,
+        "test": info.data["test"],
         TRAINED_AT: mirror.run.info.start_time,
         **read_json(mirror.log.evaluation / SCORES),
     }

@@ -18,8 +18,8 @@ ERASED_RATIO = (0.3, 3.3)  # of the rectangle's sides
 
 def augment(images: Tensor, settings: Augment) -> Tensor:
     """Return float images (N, C, H, W), 0–255, changed at random as `settings` say."""
-    maps = (settings.rotate, settings.shift, settings.scale, settings.shear, settings.crop)
-    if any(maps):
+    affine = (settings.rotate, settings.shift, settings.scale, settings.shear, settings.crop)
+    if any(affine):
         images = random_affine(images, settings)
     for flip, axis in ((settings.flip, -1), (settings.vertical_flip, -2)):
         if flip is True:
@@ -62,7 +62,8 @@ def _random_sides(smallest: float, count: int, device: torch.device) -> Tensor:
     area = torch.empty(count, device=device).uniform_(smallest, 1)
     log_ratios = [math.log(ratio) for ratio in CROPPED_RATIO]
     ratio = torch.empty(count, device=device).uniform_(*log_ratios).exp()
-    return torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).clamp_max(1)
+    ratio = ratio.clamp(area, 1 / area)  # no side is longer than the image's
+    return torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1)
 
 
 def random_color(images: Tensor, limit: float) -> Tensor:
@@ -78,8 +79,8 @@ def random_color(images: Tensor, limit: float) -> Tensor:
     mean = images.mean((1, 2, 3), keepdim=True)
     images = mean + (images - mean) * contrast
     if channels == 3:
-        parts = torch.tensor(GREY, device=images.device).view(1, 3, 1, 1)
-        grey = (images * parts).sum(1, keepdim=True)
+        colours = zip(GREY, images.split(1, dim=1), strict=True)
+        grey = sum(part * channel for part, channel in colours)
         images = grey + (images - grey) * saturation
     return images.clamp(0, 255)
 

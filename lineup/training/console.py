@@ -53,8 +53,8 @@ class Console:
         parameters = count_parameters(trainer.model)
         self.say(f"{parameters:,} parameters on {len(trainer.train):,} examples ({place})")
         if start := config["pretrained"]:
-            weights = f"{start['name']}; at random: {', '.join(self.setup.random)}"
-            self.say(f"starts from {weights}")
+            random = ", ".join(self.setup.random_weights)
+            self.say(f"starts from {start['name']}; at random: {random}")
         epochs, reason = params.epochs(
             self.setup.architecture, len(trainer.train), self.setup.dataset.shape
         )

@@ -60,8 +60,7 @@ def explaining_memory() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        is_lack = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-        if not is_lack:
+        if not any(words in str(error) for words in ("out of memory", "allocate memory")):
             raise
         detail = str(error).strip().splitlines()[0].partition(" GPU ")[0]
         hint = "try a smaller batch_size, a smaller network, or smaller images"

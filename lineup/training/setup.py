@@ -33,7 +33,7 @@ class Setup:
     trainer: Trainer
     mean: Tensor  # float32 (C,), what images are normalised with, in units of pixel / 255
     std: Tensor
-    random: list[str]  # the weights that no pretrained ones took the place of
+    random_weights: list[str]  # those that pretrained ones did not replace
     config: dict[str, Any]  # all that shapes the result: what the fingerprint stands for
 
 

@@ -77,7 +77,7 @@ class Trainer:
         self.is_classification = not train.targets.is_floating_point()
         self.class_weights = None
         if self.is_classification and recipe.class_weights == "balanced":
-            self.class_weights = balanced(train.targets)
+            self.class_weights = _balance(train.targets)
         self.steps_per_epoch = _steps_per_epoch(len(train), recipe.batch_size)
         self.optimizers = make_optimizers(self.model, recipe)
         self.average = copy.deepcopy(self.model) if recipe.ema else None
@@ -104,8 +104,7 @@ class Trainer:
         logged = progress.step - progress.step % log_every
         self.model.train()
         if self.recipe.freeze_epochs:
-            for parameter in backbone_and_head(self.model)[0]:
-                parameter.requires_grad_(progress.epoch >= self.recipe.freeze_epochs)
+            self._freeze(progress.epoch < self.recipe.freeze_epochs)
         while progress.step < self.steps_per_epoch:
             index = order[self._examples(progress.step)]
             self._train_step(index)
@@ -115,6 +114,15 @@ class Trainer:
                 logged = progress.step
             yield Step(len(index))
         yield self._finish_epoch()
+
+    def _freeze(self, is_frozen: bool) -> None:
+        """Keep all but the last layer as it is, or let it learn; after `model.train()`."""
+        backbone, _ = backbone_and_head(self.model)
+        for parameter in backbone:
+            parameter.requires_grad_(not is_frozen)
+        for module in self.model.modules():
+            if is_frozen and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()  # its statistics are the backbone's
 
     def _examples(self, step: int) -> slice:
         """Return which part of the epoch's order a step trains on."""
@@ -172,8 +180,13 @@ class Trainer:
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch: cross-entropy of logits, or the squared error."""
         if self.is_classification:
-            settings = {"label_smoothing": self.recipe.label_smoothing}
-            return functional.cross_entropy(outputs, targets, weight=self.class_weights, **settings)
+            smoothing = self.recipe.label_smoothing
+            if self.class_weights is None:
+                return functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
+            losses = functional.cross_entropy(
+                outputs, targets, label_smoothing=smoothing, reduction="none"
+            )
+            return (losses * self.class_weights[targets]).mean()  # torch's would weigh smoothing
         return functional.mse_loss(outputs, targets)
 
     def _means(self, start: int) -> Means:
@@ -282,8 +295,11 @@ class Trainer:
         self.losses, self.correct = tensors["losses"], tensors["correct"]
 
 
-def balanced(labels: Tensor) -> Tensor:
-    """Return a weight per class (K,), float32: the mean number of examples ÷ the class's own."""
+def _balance(labels: Tensor) -> Tensor:
+    """Return a weight per class (K,), float32: the mean number of examples ÷ the class's own.
+
+    Over all labels they are 1 in the mean.
+    """
     counts = labels.cpu().bincount().clamp_min(1)
     return (len(labels) / (len(counts) * counts)).to(labels.device)
 

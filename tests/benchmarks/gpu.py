@@ -181,13 +181,13 @@ def record(architecture: str, seed: int, times: int) -> tuple[str, int, float, f
     section = params.models[architecture] | {"passes": passes}
     models = params.models | {architecture: section}
     setup = set_up(params.model_copy(update={"models": models, "seed": seed}), architecture)
-    trainer, split = setup.trainer, setup.split
+    trainer = setup.trainer
     start = time.perf_counter()
     for _ in trainer.fit():
         pass
     seconds = time.perf_counter() - start
     images, labels = load("test", setup.dataset.task)
-    test = Batches(images.to(trainer.device), labels.to(trainer.device), split.mean, split.std)
+    test = Batches(images.to(trainer.device), labels.to(trainer.device), setup.mean, setup.std)
     trainer.model.load_state_dict(trainer.best)
     trainer.model.eval()
     with torch.no_grad():

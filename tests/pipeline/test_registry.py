@@ -29,7 +29,7 @@ def registry(project):
     return project.client()
 
 
-def train(correct, weights=None, split=None, architecture="linear"):
+def train(correct, weights=None, split=None, architecture="linear", **changes):
     """Pretend that a training ended whose model gets these validation images right; evaluate it.
 
     `correct` is bool (N,), or how many of the first are right.
@@ -43,7 +43,7 @@ def train(correct, weights=None, split=None, architecture="linear"):
     generator = torch.Generator().manual_seed(seed)
     noise = {name: torch.rand(value.shape, generator=generator) for name, value in tensors.items()}
     write_tensors(path, noise)
-    changes = {"weights_sha256": sha256(path)} | ({"split": split} if split else {})
+    changes |= {"weights_sha256": sha256(path)} | ({"split": split} if split else {})
     for folder in (trained, evaluated):
         write_json(folder / "model.json", read_json(folder / "model.json") | changes)
     write_json(trained / "run.json", {"run_id": uuid.uuid4().hex})
@@ -194,6 +194,8 @@ def test_equal_weights_that_were_judged_by_other_pictures_are_a_version_of_their
     first, second = (version(registry, number).tags for number in (1, 2))
     assert float(first["val_accuracy"]) == pytest.approx(20 / COUNT)
     assert float(second["val_accuracy"]) == pytest.approx(30 / COUNT)
+    train(30, weights=7, split="f" * 64, data={"train": "a" * 64, "test": "b" * 64})
+    assert aliases(registry)["linear"] == 3
 
 
 def test_the_gate_reads_stored_correctness_and_opens_no_model(registry):

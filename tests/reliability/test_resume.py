@@ -48,15 +48,20 @@ def make_trainer(name, **changes):
     torch.manual_seed(1)
     model = architectures.build(name, [2, 9, 9], 4, SMALL[name])
     settings = {"optimizer": "adamw", "schedule": "one_cycle", "weight_decay": 0.1, "ema": 0.9}
-    augment = {"rotate": 10, "flip": True, "erase": 0.5}
+    augment = {"rotate": 10, "flip": True, "erase": 0.5, "crop": 0.3, "color": 0.2}
     settings |= {"learning_rate": 0.01, "augment": augment, "log_every": 2} | changes
     return Trainer(model, images, images, recipe(**settings), seed=5)
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"optimizer": "sgd", "momentum": 0.9, "ema": 0}, {"optimizer": "muon", "momentum": 0.9}],
-    ids=["adamw", "sgd", "muon"],
+    [
+        {},
+        {"optimizer": "sgd", "momentum": 0.9, "ema": 0},
+        {"optimizer": "muon", "momentum": 0.9},
+        {"freeze_epochs": 1, "backbone_lr_factor": 0.1, "class_weights": "balanced"},
+    ],
+    ids=["adamw", "sgd", "muon", "frozen"],
 )
 @pytest.mark.parametrize("name", SMALL)
 def test_a_training_resumed_after_any_event_ends_with_the_same_bits(

@@ -226,7 +226,7 @@ def test_a_small_image_keeps_its_size_and_its_stem_stays_random(imagenet):
 
 def test_weights_that_cannot_be_had_are_named_with_the_place_to_put_them(imagenet):
     imagenet.set_address("http://127.0.0.1:9/resnet18-12345678.pth")
-    message = r"no resnet18-12345678\.pth.*elsewhere and put it to .*checkpoints/resnet18-12345678"
+    message = r"no resnet18-12345678\.pth.*elsewhere and save it as .*checkpoints/resnet18-12345678"
     with pytest.raises(UserError, match=message):
         architectures.pretrained("resnet", (3, 64, 64), {"weights": "imagenet"})
     place = Path(torch.hub.get_dir(), "checkpoints", "resnet18-12345678.pth")

@@ -33,7 +33,7 @@ def digits(count, seed, device="cuda"):
     """Return images of the size of MNIST's, with labels that can be learned, as Batches."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 10
-    images = torch.randint(80, (count, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    images = torch.randint(80, (count, 3, 28, 28), dtype=torch.uint8, generator=generator)
     for label in range(10):
         images[labels == label, :, 2 * label : 2 * label + 6] += 120
     return Batches(images.to(device), labels.to(device), *STATISTICS)
@@ -42,12 +42,14 @@ def digits(count, seed, device="cuda"):
 def shipped_trainer(name, seed=5, device="cuda", **changes):
     """Return a trainer with the recipe that ships, for seven steps an epoch."""
     settings, hyperparameters = PARAMS.recipe(name)
-    augment = settings.augment.model_copy(update={"flip": True, "erase": 0.2})
+    augment = settings.augment.model_copy(
+        update={"flip": True, "erase": 0.2, "crop": 0.3, "color": 0.2}
+    )
     settings = settings.model_copy(
         update={"epochs": 2, "batch_size": 128, "device": device, "augment": augment} | changes
     )
     torch.manual_seed(seed)
-    model = architectures.build(name, (1, 28, 28), 10, hyperparameters)
+    model = architectures.build(name, (3, 28, 28), 10, hyperparameters)
     return Trainer(model, digits(900, 0, device), digits(300, 1, device), settings, seed)
 
 
@@ -88,6 +90,7 @@ def test_one_seed_gives_the_same_weights_also_after_resumes(name, precision):
 @pytest.mark.parametrize("name", PARAMS.architectures)
 def test_no_step_waits_for_the_device(name, optimizer):
     settings = {"optimizer": optimizer, "clip_norm": 1, "ema": 0.9, "log_every": 1000}
+    settings |= {"class_weights": "balanced", "freeze_epochs": 1}
     events = shipped_trainer(name, **settings).fit()
     next(events)  # the order of the epoch goes to the device before the first step
     torch.cuda.set_sync_debug_mode("error")

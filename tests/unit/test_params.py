@@ -102,7 +102,7 @@ def test_a_mistake_is_named_with_what_would_be_right(changed, key, value, words)
         (("batch_size: 256", "batch_size: 0100"), "train.batch_size = 100.0"),
         (("learning_rate: 0.015", "learning_rate: true"), "learning_rate = True: .* valid number"),
         (("learning_rate: 0.015", "learning_rate: '1'"), "learning_rate = '1': .* valid number"),
-        (("dataset: mnist", "dataset: 2024"), 'dataset = 2024: .* in quotes it is one: "2024"'),
+        (("dataset: mnist", "dataset: 2024"), "dataset = 2024: .*; put it in quotes"),
         (("seed: 3 ", f"seed: {'9' * 5000} "), "Exceeds the limit"),
         (("seed: 3 ", f"x: {'[' * 5000}{']' * 5000}\nseed: 3 "), "nested too deeply"),
         (("seed: 3 ", "seed: !!python/name:os.system "), "could not determine a constructor"),
@@ -130,6 +130,8 @@ def test_numbers_and_words_are_those_of_yaml_1_2(tmp_path):
     assert read_yaml(path) == [1e-3, 0.5, -2, 1.0, "no", "yes", True, None, None, *words, math.inf]
     path.write_text("base: &base {a: 1}\nown: {<<: *base, b: 2}\n")
     assert read_yaml(path)["own"] == {"a": 1, "b": 2}
+    path.write_text("base: &b {a: 1}\ntop: {x: &o {<<: *b, a: 2}}\nother: {<<: *o, c: 3}\n")
+    assert read_yaml(path)["other"] == {"a": 2, "c": 3}
 
 
 @pytest.mark.parametrize("name", ["size", "nfiles"])

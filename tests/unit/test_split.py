@@ -189,5 +189,7 @@ def test_a_split_of_other_data_is_refused_with_the_command_that_makes_a_new_one(
     write_split(40)
     assert len(load_split().validation) == 8
     write_dataset("shades", "classification", list("abcd"), train=(255 - images, labels))
-    with pytest.raises(UserError, match=r"data/split is not of what data/raw holds.*repro split"):
+    with pytest.raises(
+        UserError, match=r"data/split was drawn from other data than data/raw.*repro split"
+    ):
         load_split()
