@@ -30,6 +30,7 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from lineup.data.dataset import load
+from lineup.evaluation.inference import predict
 from lineup.evaluation.scores import top_accuracy
 from lineup.params import load_params
 from lineup.training.batches import Batches
@@ -190,11 +191,8 @@ def record(architecture: str, seed: int, times: int) -> tuple[str, int, float, f
     test = Batches(images.to(trainer.device), labels.to(trainer.device), setup.mean, setup.std)
     trainer.model.load_state_dict(trainer.best)
     trainer.model.eval()
-    with torch.no_grad():
-        outputs = [
-            trainer.model(test.batch(part)[0]) for part in torch.arange(len(labels)).split(500)
-        ]
-    accuracy = top_accuracy(torch.cat(outputs), test.targets, 1)
+    inputs, targets = test.batch(slice(None))
+    accuracy = top_accuracy(predict(trainer.model, inputs), targets, 1)
     best = trainer.progress.best_row["val_accuracy"]
     return architecture, seed, 100 * best, 100 * accuracy, seconds
 

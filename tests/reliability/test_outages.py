@@ -65,8 +65,8 @@ def test_a_server_that(kind, unrecorded, monkeypatch, capsys):
     with broken_server(kind) as address:
         start = time.monotonic()
         result = unrecorded.run(*TRAIN, MLFLOW_TRACKING_URI=address)
-        assert time.monotonic() - start < 3 * untracked + LIMIT  # a busy machine imports slowly
-        assert result.stderr.count("fails (") <= 1  # 0 if the training ends before a late answer
+        assert time.monotonic() - start < untracked + LIMIT + 5  # a busy machine imports slowly
+        assert result.stderr.count("fails (") == 1
         assert "nothing is lost; later: make sync" in result.stdout
         use_store(monkeypatch, address)
         for record in (

@@ -1,5 +1,6 @@
 """The split is disjoint, complete, stratified and seeded, and knows training images alone."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from helpers.project import ROOT, Project
 from PIL import Image
 
 from lineup.errors import UserError
-from lineup.files import read_json
-from lineup.paths import SAMPLES, SPLIT, SPLIT_JSON
+from lineup.files import read_json, sha256
+from lineup.paths import INDICES, SAMPLES, SPLIT, SPLIT_JSON
 from stages import split
 
 COUNTS = [100, 50, 30]
@@ -116,6 +117,8 @@ def test_split_json_tells_people_and_programs_what_was_done(project):
     split.main()
     content = read_json(SPLIT_JSON)
     assert (content["train"], content["validation"], content["seed"]) == (144, 36, 3)
+    both = f"{sha256(INDICES)} {describe().digests['train']}"
+    assert content["digest"] == hashlib.sha256(both.encode()).hexdigest()
     assert content["mean"] == load_split().mean.tolist()
 
 
