@@ -30,9 +30,32 @@ def make_optimizers(model: nn.Module, recipe: Train) -> list[Optimizer]:
     groups = [*_groups(backbone, decay, factor), *_groups(head, decay, 1.0)]
     fused = head[0].device.type in ("cpu", "cuda", "mps")
     if recipe.optimizer == "sgd":
-        return [torch.optim.SGD(groups, lr, momentum, nesterov=nesterov, fused=fused)]
-    adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return [*optimizers, adam(groups, lr, fused=fused)]
+        optimizers.append(torch.optim.SGD(groups, lr, momentum, nesterov=nesterov, fused=fused))
+    else:
+        adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        optimizers.append(adam(groups, lr, fused=fused))
+    if head[0].device.type == "cuda":
+        _make_capturable(optimizers, head[0].device)
+    return optimizers
+
+
+def _make_capturable(optimizers: list[Optimizer], device: torch.device) -> None:
+    """Let a CUDA graph record the steps: what changes between them is a tensor."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(group["lr"], device=device)
+            group["capturable"] = True
+
+
+def set_learning_rate(optimizers: list[Optimizer], learning_rate: float) -> None:
+    """Give every group its part of the learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            value = learning_rate * group["lr_factor"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(value)
+            else:
+                group["lr"] = value
 
 
 def backbone_and_head(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
@@ -88,7 +111,7 @@ class Muon(Optimizer):
         matrix = direction.flatten(1)  # a convolution has a row per output channel
         size = 0.2 * max(matrix.shape) ** 0.5
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.sub_(newton_schulz(matrix).view_as(weight), alpha=group["lr"] * size)
+        weight.sub_(newton_schulz(matrix).view_as(weight) * (group["lr"] * size))
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:

@@ -18,7 +18,13 @@ from lineup.evaluation.scores import classification_scores, regression_scores
 from lineup.params import Train
 from lineup.training.batches import Batches, shuffle
 from lineup.training.draws import Purpose, draw_seed
-from lineup.training.optimizers import backbone_and_head, learning_rate_at, make_optimizers
+from lineup.training.optimizers import (
+    backbone_and_head,
+    learning_rate_at,
+    make_optimizers,
+    set_learning_rate,
+)
+from lineup.training.step_graph import StepGraph
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class Trainer:
         self.steps_per_epoch = _steps_per_epoch(len(train), recipe.batch_size)
         self.optimizers = make_optimizers(self.model, recipe)
         self.average = copy.deepcopy(self.model) if recipe.ema else None
+        self.graph: StepGraph | None = None
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)  # sums over the batch
@@ -118,6 +125,8 @@ class Trainer:
     def _freeze(self, is_frozen: bool) -> None:
         """Keep all but the last layer as it is, or let it learn; after `model.train()`."""
         backbone, _ = backbone_and_head(self.model)
+        if backbone and backbone[0].requires_grad == is_frozen:
+            self.graph = None  # other weights learn
         for parameter in backbone:
             parameter.requires_grad_(not is_frozen)
         for module in self.model.modules():
@@ -135,9 +144,30 @@ class Trainer:
         step = self.progress.epoch * self.steps_per_epoch + self.progress.step
         self._seed_step(step)
         lr = learning_rate_at(self.recipe, step, self.steps_per_epoch)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr * group["lr_factor"]
+        set_learning_rate(self.optimizers, lr)
+        has_graph = self.device.type == "cuda" and len(index) == self.recipe.batch_size
+        loss, correct = self._replay(index) if has_graph else self._update(index)
+        if step == 0 and self.average is not None:
+            self.average.load_state_dict(self.model.state_dict())
+        self.losses[self.progress.step] = loss
+        self.correct[self.progress.step] = correct
+
+    def _replay(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Do as `_update`, for a whole batch on a GPU."""
+        self.graph = self.graph or StepGraph(self._update, self._changing_tensors)
+        return self.graph(index)
+
+    def _changing_tensors(self) -> list[Tensor]:
+        """Return all tensors that a step changes."""
+        models = [self.model] if self.average is None else [self.model, self.average]
+        states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
+        return [
+            *(tensor for model in models for tensor in (*model.parameters(), *model.buffers())),
+            *(value for state in states for value in state.values() if value is not None),
+        ]
+
+    def _update(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Update the weights; return the batch's sum of losses and number of correct answers."""
         inputs, targets = self.train.batch(index, self.recipe.augment)
         with self._autocast():
             outputs = self.model(inputs)
@@ -149,33 +179,33 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
         if self.average is not None:
-            self._update_average(is_first=step == 0)
-        self.losses[self.progress.step] = loss.detach() * len(index)
+            self._update_average()
+        correct = torch.zeros_like(loss, requires_grad=False)
         if self.is_classification:
-            self.correct[self.progress.step] = (outputs.detach().argmax(1) == targets).sum()
+            correct = (outputs.detach().argmax(1) == targets).sum()
+        return loss.detach() * len(index), correct
 
     def _seed_step(self, step: int) -> None:
+        """Seed the device's generator; torch.manual_seed asks for every device: 1 ms."""
         seed = draw_seed(self.seed, Purpose.STEP, step)
-        if self.device.type == "cpu":  # asking for every device that is not there takes 1 ms
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def _autocast(self) -> torch.autocast:
         enabled = self.recipe.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     @torch.no_grad()
-    def _update_average(self, is_first: bool) -> None:
-        """Move the average towards the weights (Polyak); the first is the weights themselves.
+    def _update_average(self) -> None:
+        """Move the average towards the weights (Polyak).
 
         torch's AveragedModel, which does the same, waits for the device at every step.
         """
-        weight = 1.0 if is_first else 1 - self.recipe.ema
         current = self.model.state_dict()
         for name, average in self.average.state_dict().items():
             if average.is_floating_point():  # batch norm's statistics, too; not its counter
-                average.lerp_(current[name], weight)
+                average.lerp_(current[name], 1 - self.recipe.ema)
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch: cross-entropy of logits, or the squared error."""
@@ -286,6 +316,7 @@ class Trainer:
         """Continue from what `state` returned."""
         tensors = {name: tensor.clone().to(self.device) for name, tensor in tensors.items()}
         self.progress = Progress(**progress)
+        self.graph = None
         self.model.load_state_dict(_below("model", tensors))
         for number, optimizer in enumerate(self.optimizers):
             _restore_optimizer(optimizer, _below(f"optimizer.{number}", tensors))

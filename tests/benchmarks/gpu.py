@@ -63,6 +63,12 @@ def rate(trainer: Trainer, count: int) -> float:
     return images / (time.perf_counter() - start)
 
 
+def plain_rate(trainer: Trainer, count: int) -> float:
+    """Return the same for steps that are launched kernel by kernel."""
+    trainer._replay = trainer._update
+    return rate(trainer, count)
+
+
 def fixed_rate(trainer: Trainer, count: int) -> float:
     """Return the same for steps on one batch that is ready."""
     ready = trainer.train.batch(torch.arange(trainer.recipe.batch_size, device=trainer.device))
@@ -141,18 +147,20 @@ def twin_rate(trainer: Trainer, count: int, workers: int) -> float:
 def speed(rounds: int = 3, steps: int = 200, workers: int = 8) -> None:
     """Print images per second of each architecture, and the ratios."""
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {workers} workers")
-    print(f"{'':10} {'precision':>10} {'ours/s':>10} {'÷ DataLoader':>13} {'÷ fixed batch':>14}")
+    heads = f"{'÷ DataLoader':>13} {'÷ no graph':>11} {'÷ fixed batch':>14}"
+    print(f"{'':10} {'precision':>10} {'ours/s':>10} {heads}")
     for name in load_params().architectures:
         for precision in ("float32", "bfloat16"):
-            found = {"ours": [], "twin": [], "fixed": []}
+            found = {"ours": [], "twin": [], "plain": [], "fixed": []}
             for number in range(rounds):
                 options = {"precision": precision, "log_every": 1000}
                 found["ours"].append(rate(prepare(name, **options), steps))
+                found["plain"].append(plain_rate(prepare(name, **options), steps // 2))
                 found["fixed"].append(fixed_rate(prepare(name, **options), steps))
                 if number == 0:  # slow, and steady
                     found["twin"].append(twin_rate(prepare(name, **options), steps // 2, workers))
-            ours, twin, fixed = (statistics.median(values) for values in found.values())
-            ratios = f"{ours / twin:13.1f} {ours / fixed:14.2f}"
+            ours, twin, plain, fixed = (statistics.median(values) for values in found.values())
+            ratios = f"{ours / twin:13.1f} {ours / plain:11.1f} {ours / fixed:14.2f}"
             print(f"{name:10} {precision:>10} {ours:10,.0f} {ratios}", flush=True)
 
 

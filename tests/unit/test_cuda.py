@@ -39,9 +39,11 @@ def digits(count, seed, device="cuda"):
     return Batches(images.to(device), labels.to(device), *STATISTICS)
 
 
-def shipped_trainer(name, seed=5, device="cuda", **changes):
-    """Return a trainer with the recipe that ships, for seven steps an epoch."""
+def shipped_trainer(name, seed=5, device="cuda", dropout=None, **changes):
+    """Return a trainer with the recipe that ships, for seven steps and a rest an epoch."""
     settings, hyperparameters = PARAMS.recipe(name)
+    if dropout is not None:
+        hyperparameters = hyperparameters | {"dropout": dropout}
     augment = settings.augment.model_copy(
         update={"flip": True, "erase": 0.2, "crop": 0.3, "color": 0.2}
     )
@@ -67,10 +69,23 @@ def are_equal(weights, others):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", PARAMS.architectures)
 def test_one_seed_gives_the_same_weights_also_after_resumes(name, precision):
-    expected = finish(shipped_trainer(name, precision=precision, ema=0.9))
-    assert are_equal(expected, finish(shipped_trainer(name, precision=precision, ema=0.9)))
-    assert not are_equal(expected, finish(shipped_trainer(name, 6, precision=precision, ema=0.9)))
-    trainer = shipped_trainer(name, precision=precision, ema=0.9)
+    assert_resumes_change_nothing(name, precision=precision, ema=0.9)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+def test_every_optimizer_resumes(optimizer):
+    assert_resumes_change_nothing("cnn", optimizer=optimizer, clip_norm=1, freeze_epochs=1)
+
+
+def test_dropout_between_recurrent_layers_follows_the_seed():
+    assert_resumes_change_nothing("rnn", dropout=0.3)
+
+
+def assert_resumes_change_nothing(name, **settings):
+    expected = finish(shipped_trainer(name, **settings))
+    assert are_equal(expected, finish(shipped_trainer(name, **settings)))
+    assert not are_equal(expected, finish(shipped_trainer(name, 6, **settings)))
+    trainer = shipped_trainer(name, **settings)
     interruptions = sorted(random.Random(7).sample(range(1, 14), 5))
     steps = 0
     while not trainer.progress.finished:
@@ -79,11 +94,18 @@ def test_one_seed_gives_the_same_weights_also_after_resumes(name, precision):
             if interruptions and steps == interruptions[0]:
                 interruptions.pop(0)
                 progress, tensors = trainer.state()
-                trainer = shipped_trainer(name, precision=precision, ema=0.9)
+                trainer = shipped_trainer(name, **settings)
                 trainer.restore(progress, tensors)
                 break
     assert not interruptions
     assert are_equal(expected, {name: tensor.cpu() for name, tensor in trainer.best.items()})
+
+
+@pytest.mark.parametrize("name", PARAMS.architectures)
+def test_a_recorded_step_computes_what_a_plain_one_does(name):
+    recorded, plain = (shipped_trainer(name, precision="float32", ema=0.9) for _ in range(2))
+    plain._replay = plain._update
+    assert are_equal(finish(recorded), finish(plain))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
