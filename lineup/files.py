@@ -77,6 +77,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def has_own_digest(path: Path) -> bool:
+    """Tell whether a file's name ends with the first digits, 8 or more, of its SHA-256.
+
+    torch's hub names files so: model-1a2b3c4d.pth.
+    """
+    digits = path.stem.rpartition("-")[2]
+    return len(digits) >= 8 and sha256(path).startswith(digits)
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows of equal keys atomically as CSV; numbers keep every digit."""
     lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]

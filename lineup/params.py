@@ -52,6 +52,16 @@ def _check_size(value: Any) -> Any:  # noqa: ANN401
     return value
 
 
+def _check_weights(weights: str) -> str:
+    if weights.startswith("models:/"):
+        command = f"mlflow artifacts download -u {weights} -d pretrained"
+        message = "is no file, so that DVC could not know what it holds; download it: {command}"
+        raise PydanticCustomError("weights", message, {"command": command})
+    if weights not in ("none", "imagenet") and not weights.endswith(".safetensors"):
+        raise PydanticCustomError("weights", "must be none, imagenet, or a .safetensors file")
+    return weights
+
+
 def _check_pattern(pattern: str) -> str:
     try:
         re.compile(pattern)
@@ -73,6 +83,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[^/\\:]+$")]
 Epochs = Annotated[int | Literal["auto"], BeforeValidator(_check_epochs)]
 Size = Annotated[int | Literal["auto"], BeforeValidator(_check_size)]  # pixels a side
 Channels = Literal[1, 3, "auto"]
+Weights = Annotated[str, AfterValidator(_check_weights)]
 Pattern = Annotated[str, StringConstraints(min_length=1), AfterValidator(_check_pattern)]
 SectionType = TypeVar("SectionType", bound=BaseModel)
 
@@ -132,6 +143,7 @@ class Train(Section):
     clip_norm: NotNegative
     label_smoothing: PartOrOff
     class_weights: Literal["none", "balanced"]
+    weights: Weights
     freeze_epochs: CountOrOff
     backbone_lr_factor: Positive
     ema: PartOrOff

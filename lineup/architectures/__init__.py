@@ -1,8 +1,8 @@
 """The line-up: each architecture is one file here; its name is its name in params.yaml.
 
 A file holds `build(shape, outputs, *, …hyperparameters)`: a module from float32 (N, *shape) to
-(N, outputs), whose last layer is registered last. One that can start from weights of another
-training has a function `pretrained(channels, *, …hyperparameters)` too.
+(N, outputs), whose last layer is registered last. One whose weights are published has a function
+`imagenet(channels, *, …hyperparameters)` too.
 """
 
 from __future__ import annotations
@@ -27,28 +27,15 @@ class Pretrained:
     name: str
     sha256: str  # of the file
     weights: dict[str, Tensor]
-    mean: Tensor  # float32 (C,), what images were normalised with, in units of pixel / 255
-    std: Tensor
+    statistics: tuple[Tensor, Tensor] | None = None  # mean and std (C,) that its images had
 
 
-def pretrained(
+def published_weights(
     name: str, shape: Sequence[int], hyperparameters: dict[str, Any]
 ) -> Pretrained | None:
-    """Return what `name` starts from by its hyperparameters; None means at random."""
-    find = getattr(importlib.import_module(f"{__name__}.{name}"), "pretrained", None)
+    """Return what the authors of `name` published, trained on ImageNet; None if they have not."""
+    find = getattr(importlib.import_module(f"{__name__}.{name}"), "imagenet", None)
     return find(shape[0], **hyperparameters) if find else None
-
-
-def take_over(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
-    """Give `model` those weights that fit by name and shape; return the names that stay random."""
-    own = model.state_dict()
-    fitting = {
-        name: tensor
-        for name, tensor in weights.items()
-        if name in own and own[name].shape == tensor.shape
-    }
-    model.load_state_dict(own | fitting)
-    return [name for name in own if name not in fitting]
 
 
 def complete(name: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:

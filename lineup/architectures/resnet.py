@@ -12,7 +12,7 @@ from torchvision import models
 
 from lineup.architectures import Pretrained, image_shape
 from lineup.errors import UserError
-from lineup.files import sha256
+from lineup.files import has_own_digest, sha256
 from lineup.paths import state_dir
 from lineup.tensors import read_tensors, write_tensors
 
@@ -25,7 +25,6 @@ def build(
     outputs: int,
     *,
     depth: Literal[18, 34, 50] = 18,
-    weights: Literal["none", "imagenet"] = "none",  # where a training starts: see `pretrained`
 ) -> nn.Module:
     """Return torchvision's resnet of `depth`; small images keep their size in a 3×3 stem."""
     channels, height, width = image_shape("resnet", shape, smallest=8)
@@ -41,13 +40,11 @@ def build(
     return model
 
 
-def pretrained(channels: int, *, depth: int = 18, weights: str = "none") -> Pretrained | None:
+def imagenet(channels: int, *, depth: int = 18) -> Pretrained:
     """Return torchvision's weights, trained on ImageNet, and its normalisation.
 
     Grey images get the sum of the colours' filters. UserError where the file can't be had.
     """
-    if weights == "none":
-        return None
     file = _imagenet_file(depth)
     tensors = read_tensors(file)
     mean, std = MEAN, STD
@@ -55,7 +52,8 @@ def pretrained(channels: int, *, depth: int = 18, weights: str = "none") -> Pret
         tensors["conv1.weight"] = tensors["conv1.weight"].sum(1, keepdim=True)
         mean, std = [sum(MEAN) / 3], [sum(STD) / 3]
     del tensors["fc.weight"], tensors["fc.bias"]  # its thousand classes are not ours
-    return Pretrained(file.stem, sha256(file), tensors, torch.tensor(mean), torch.tensor(std))
+    statistics = torch.tensor(mean), torch.tensor(std)
+    return Pretrained(file.stem, sha256(file), tensors, statistics)
 
 
 def _imagenet_file(depth: int) -> Path:
@@ -75,8 +73,8 @@ def _imagenet_file(depth: int) -> Path:
             torch.hub.download_url_to_file(url, str(source), progress=True)
         except OSError as error:
             hint = f"download {url} elsewhere and save it as {source}"
-            raise UserError(f"models.resnet.weights: no {source.name} ({error}); {hint}") from None
-    if not sha256(source).startswith(source.stem.split("-")[-1]):
+            raise UserError(f"weights: no {source.name} ({error}); {hint}") from None
+    if not has_own_digest(source):
         raise UserError(f"{source} is not what its name says; remove it and try again")
     write_tensors(target, _read_checkpoint(source))
     return target

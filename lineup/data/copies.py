@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from lineup.errors import UserError, listed
 from lineup.files import sha256
+from lineup.tensors import Rows, chunks
 
 THUMBNAIL = 8  # pixels a side, in which near copies are compared
 NEAR = 3.0  # grey levels, root mean square, between the thumbnails of two near copies
@@ -35,19 +36,19 @@ def find_equal_files(paths: Sequence[Path]) -> Tensor:
     return torch.tensor(originals)
 
 
-def find_equal_images(*parts: Tensor) -> Tensor:
+def find_equal_images(*parts: Tensor | Rows) -> Tensor:
     """Return for each image the index of the first equal one, int64 (N,).
 
     They may come in several tensors, uint8 (n, C, H, W); the indices count through all of them.
     """
     first: dict[bytes, int] = {}
-    images = (image for part in parts for image in part.numpy())
+    images = (image for part in parts for chunk in chunks(part) for image in chunk.numpy())
     digests = (hashlib.blake2b(image.tobytes(), digest_size=16) for image in images)
     originals = [first.setdefault(digest.digest(), i) for i, digest in enumerate(digests)]
     return torch.tensor(originals)
 
 
-def find_near_copies(images: Tensor, others: Tensor) -> Tensor | None:
+def find_near_copies(images: Tensor | Rows, others: Tensor | Rows) -> Tensor | None:
     """Return which images (N, C, H, W) look nearly like one of `others`, bool (N,).
 
     Equal ones do not count, nor blank ones, which all look alike. None where there are too many.
@@ -59,16 +60,16 @@ def find_near_copies(images: Tensor, others: Tensor) -> Tensor | None:
     for start in range(0, len(images), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         distances = torch.cdist(thumbnails[rows], other_thumbnails) / THUMBNAIL
-        nearest, index = distances.min(1)
-        is_equal = (images[rows] == others[index]).flatten(1).all(1)
-        is_near[rows] = (nearest < NEAR) & ~is_equal
+        nearest, other = distances.min(1)
+        for row in (nearest < NEAR).nonzero().flatten().tolist():
+            is_near[start + row] = not torch.equal(images[start + row], others[int(other[row])])
     return is_near & (thumbnails.std(1) > BLANK)
 
 
-def _thumbnails(images: Tensor) -> Tensor:
+def _thumbnails(images: Tensor | Rows) -> Tensor:
     """Return small grey versions, float32 (N, 64)."""
-    batches = images.split(ROWS_AT_ONCE)
-    small = [functional.adaptive_avg_pool2d(batch.float(), THUMBNAIL).mean(1) for batch in batches]
+    batches = (chunk.float() for chunk in chunks(images))
+    small = [functional.adaptive_avg_pool2d(batch, THUMBNAIL).mean(1) for batch in batches]
     return torch.cat(small).flatten(1)
 
 

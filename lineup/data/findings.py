@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineup.data.copies import BLANK, ROWS_AT_ONCE, find_equal_images, find_near_copies
+from lineup.data.copies import BLANK, find_equal_images, find_near_copies
 from lineup.errors import listed
 from lineup.files import read_json
+from lineup.tensors import Rows, chunks
 
 FEW = 20  # images of a class, below which its scores are mostly chance
 IMBALANCE = 10  # times the smallest class
@@ -36,7 +37,7 @@ class SplitImages:
     """The images of one split."""
 
     name: str  # as a sentence calls it
-    images: Tensor  # uint8 (N, C, H, W)
+    images: Tensor | Rows  # uint8 (N, C, H, W)
     labels: Tensor  # int64 (N,)
     files: Sequence[str]  # a name each; empty where they have none
 
@@ -103,8 +104,8 @@ def check_sizes(sizes: Sequence[tuple[int, int]], files: Sequence[str]) -> list[
 def check_images(train: SplitImages) -> list[Finding]:
     """Return what is wrong within the training images: blank ones, copies under two labels."""
     findings = []
-    batches = train.images.flatten(2).split(ROWS_AT_ONCE)  # (N, C, H·W)
-    is_blank = torch.cat([batch.float().std(2).amax(1) < BLANK for batch in batches])
+    planes = (chunk.flatten(2).float() for chunk in chunks(train.images))  # (n, C, H·W)
+    is_blank = torch.cat([plane.std(2).amax(1) < BLANK for plane in planes])
     blank = is_blank.nonzero().flatten().tolist()
     if blank:
         text = f"{len(blank)} {train.name} images are blank: one colour, or nearly"

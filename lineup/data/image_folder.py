@@ -30,6 +30,7 @@ from lineup.data.preprocessing import Preprocessing
 from lineup.data.splitting import Draw, find_units, stratified_split
 from lineup.errors import UserError, listed
 from lineup.params import Data
+from lineup.tensors import Rows, scratch_tensor
 
 AUTO_SIZES = (16, 64)  # least for four stages of pooling; more takes longer than a first run should
 TEST_SEED = 0
@@ -41,8 +42,8 @@ class ImageFolder:
     """A folder of images as tensors, and what is known of its files."""
 
     classes: list[str]
-    train: tuple[Tensor, Tensor]  # images uint8 (N, C, S, S), labels int64 (N,)
-    test: tuple[Tensor, Tensor]
+    train: tuple[Rows, Tensor]  # images uint8 (N, C, S, S), labels int64 (N,)
+    test: tuple[Rows, Tensor]
     preprocessing: Preprocessing
     files: list[dict[str, Any]]  # a row per picture: split, index, file, label
     shared_files: int  # test pictures that are also in train, byte for byte
@@ -80,8 +81,8 @@ def read_images(folder: Path, settings: Images, data: Data) -> ImageFolder:
     order = torch.cat([training, test]).tolist()
     return ImageFolder(
         pictures.classes,
-        (images[training], pictures.labels[training]),
-        (images[test], pictures.labels[test]),
+        (Rows(images, training), pictures.labels[training]),
+        (Rows(images, test), pictures.labels[test]),
         preprocessing,
         _file_rows("train", training, pictures) + _file_rows("test", test, pictures),
         shared,
@@ -216,7 +217,7 @@ def _choose_channels(
 def _decode_files(paths: Sequence[Path], preprocessing: Preprocessing) -> Tensor:
     """Decode in parallel into uint8 (N, C, S, S); UserError lists the files which are no good."""
     shape = (len(paths), preprocessing.channels, *preprocessing.size)
-    images = torch.empty(shape, dtype=torch.uint8)
+    images = scratch_tensor(shape)
 
     def decode(index: int, path: Path) -> None:
         images[index] = torch.from_numpy(preprocessing.tensor(path))

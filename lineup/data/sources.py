@@ -25,6 +25,7 @@ from lineup.errors import UserError, nearest
 from lineup.params import Data
 from lineup.paths import DATA, RAW, SPLIT
 from lineup.task import Task
+from lineup.tensors import Rows
 
 RESERVED = (RAW.name, SPLIT.name)
 READERS = {"idx": read_idx, "cifar": read_cifar}
@@ -36,8 +37,8 @@ class Source:
 
     task: Task
     classes: list[str]  # regression: the targets' names
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
+    train: tuple[Tensor | Rows, Tensor]
+    test: tuple[Tensor | Rows, Tensor]
     inputs: list[str] = field(default_factory=list)  # regression: the inputs' names, if any
     preprocessing: Preprocessing | None = None  # of pictures
     files: list[dict[str, Any]] = field(default_factory=list)  # split, index, file, label

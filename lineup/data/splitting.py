@@ -15,6 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from torch import Tensor
 
 from lineup.errors import UserError
+from lineup.tensors import Rows, chunks
 
 MOST_FOLDS = 20  # of groups; a finer fraction takes longer than it is worth
 Indices = tuple[Tensor, Tensor]  # of the rest and of what was drawn, int64, each ascending
@@ -135,11 +136,13 @@ def _too_few(
     )
 
 
-def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+def channel_statistics(images: Tensor | Rows) -> tuple[Tensor, Tensor]:
     """Return mean and std per channel, float32 (C,), of uint8 (N, C, H, W), in pixel / 255."""
     values = torch.arange(256, dtype=torch.float64) / 255
-    channels = range(images.shape[1])
-    counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in channels])
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.long)
+    for chunk in chunks(images):
+        for own, channel in zip(counts, chunk.unbind(1), strict=True):
+            own += torch.bincount(channel.flatten(), minlength=256)
     weights = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)
     mean = weights @ values
     std = (weights * (values - mean.unsqueeze(1)) ** 2).sum(dim=1).sqrt()

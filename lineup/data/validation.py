@@ -14,7 +14,7 @@ from lineup.data.findings import Finding, SplitImages, check_copies, check_group
 from lineup.data.splitting import Draw, channel_statistics, stratified_split
 from lineup.params import Split
 from lineup.paths import FILES_CSV, RAW_REPORT, raw
-from lineup.tensors import read_tensors
+from lineup.tensors import Rows, read_tensors
 
 Result = tuple[dict[str, Tensor], list[Finding]]  # tensors of indices.safetensors
 
@@ -31,7 +31,7 @@ def split_images(dataset: Dataset, settings: Split) -> Result:
         draw = Draw("validation", "split.validation", settings.validation, settings.seed, in_test)
         originals, groups = find_equal_images(images), tensors.get("groups")
         train, validation = stratified_split(labels, draw, dataset.classes, originals, groups)
-    mean, std = channel_statistics(images[train])
+    mean, std = channel_statistics(Rows(images, train))
 
     splits = {"training": train, "validation": validation}
     findings = read_findings(made_by("fetch", RAW_REPORT))
@@ -63,4 +63,4 @@ def _count_test(classes: Sequence[str]) -> list[int]:
 def _choose(name: str, rows: Tensor, tensors: dict[str, Tensor]) -> SplitImages:
     names = _read_files("train")["file"].tolist()
     chosen = [names[row] for row in rows.tolist()] if names else []
-    return SplitImages(name, tensors["images"][rows], tensors["labels"][rows], chosen)
+    return SplitImages(name, Rows(tensors["images"], rows), tensors["labels"][rows], chosen)

@@ -14,6 +14,7 @@ from lineup.evaluation.plot_style import draw_message
 from lineup.evaluation.plots import draw_table
 from lineup.paths import FINDINGS_PNG, SAMPLES
 from lineup.task import Task
+from lineup.tensors import Rows
 
 SAMPLES_PER_CLASS = 10
 
@@ -25,7 +26,7 @@ def draw_dataset(dataset: Dataset, rows: Tensor, findings: Sequence[Finding]) ->
         draw_table(inputs, targets, [*dataset.inputs, *dataset.classes], SAMPLES)
         draw_message("No images", FINDINGS_PNG)
         return
-    draw_samples(_choose_samples(inputs[rows], targets[rows], dataset.classes), SAMPLES)
+    draw_samples(_choose_samples(Rows(inputs, rows), targets[rows], dataset.classes), SAMPLES)
     found = {finding.kind: inputs[finding.images] for finding in findings if finding.images}
     if found:
         draw_samples(found, FINDINGS_PNG)
@@ -33,7 +34,7 @@ def draw_dataset(dataset: Dataset, rows: Tensor, findings: Sequence[Finding]) ->
         draw_message("No image stands out", FINDINGS_PNG)
 
 
-def _choose_samples(images: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
+def _choose_samples(images: Rows, labels: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
     """Return images of every class, from all over it: neighbours are often of one kind."""
     samples = {}
     for label, name in enumerate(classes):

@@ -37,7 +37,7 @@ from lineup.serving.deployable import (
     write_onnx,
 )
 from lineup.task import Task
-from lineup.tensors import write_tensors
+from lineup.tensors import Rows, write_tensors
 
 EXAMPLE_INPUTS = 2
 
@@ -48,7 +48,7 @@ class Examples:
 
     dataset: Dataset
     test: tuple[Tensor, Tensor]  # raw inputs and targets
-    validation: tuple[Tensor, Tensor]
+    validation: tuple[Rows, Tensor]
     most_frequent: int | None  # class of the training split; None of a regression
 
     @classmethod
@@ -56,7 +56,7 @@ class Examples:
         """Return what evaluation needs of the data; UserError before fetch and split have run."""
         dataset, split = Dataset.read(), Split.read()
         inputs, targets = load("train", dataset.task)
-        validation = inputs[split.validation], targets[split.validation]
+        validation = Rows(inputs, split.validation), targets[split.validation]
         is_classification = dataset.task is Task.CLASSIFICATION
         most_frequent = int(targets[split.train].mode().values) if is_classification else None
         return cls(dataset, load("test", dataset.task), validation, most_frequent)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lineup.tensors import Rows
+
 
 def evaluation_batch(shape: Sequence[int]) -> int:
     """Return how many inputs of `shape` a model takes at once: large images fill the memory.
@@ -19,7 +21,7 @@ def evaluation_batch(shape: Sequence[int]) -> int:
 
 @torch.inference_mode()
 def predict(
-    module: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int | None = None
+    module: Callable[[Tensor], Tensor], inputs: Tensor | Rows, batch_size: int | None = None
 ) -> Tensor:
     """Return the module's outputs, float32 (N, K), computed without gradients."""
     batch_size = batch_size or evaluation_batch(inputs.shape[1:])

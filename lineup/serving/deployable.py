@@ -22,7 +22,7 @@ from lineup.files import replacing, sha256
 from lineup.model_info import ModelInfo
 from lineup.paths import WEIGHTS
 from lineup.task import Task
-from lineup.tensors import read_tensors
+from lineup.tensors import Rows, read_tensors
 
 OPSET = 20
 TOLERANCE = 1e-5  # within which the file equals the trained model
@@ -142,7 +142,7 @@ def read_onnx(path: Path, threads: int = 0) -> InferenceSession:
 
 
 def predict_onnx(
-    session: InferenceSession, inputs: Tensor, batch_size: int | None = None
+    session: InferenceSession, inputs: Tensor | Rows, batch_size: int | None = None
 ) -> Tensor:
     """Return an ONNX session's outputs, float32 (N, K), computed batch by batch."""
     name = session.get_inputs()[0].name

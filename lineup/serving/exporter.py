@@ -20,6 +20,7 @@ from lineup.serving.model_card import example, model_card
 from lineup.serving.quantization import quantize
 from lineup.serving.speed import measure_speed
 from lineup.task import Task
+from lineup.tensors import Rows
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors")
 SHIPPED_SCORES = {
@@ -68,7 +69,7 @@ def _quantize(
     if info.task is not Task.CLASSIFICATION:
         raise UserError("params.yaml: export.quantize is for classifiers; set it to none")
     images, _ = load("train", info.task)
-    calibration = images[Split.read().train]
+    calibration = Rows(images, Split.read().train)
     return quantize(folder / ONNX, folder / INT8_ONNX, settings, calibration, test)
 
 

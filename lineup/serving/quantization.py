@@ -16,13 +16,14 @@ from lineup.evaluation.scores import top_accuracy
 from lineup.files import replacing
 from lineup.params import Export
 from lineup.serving.deployable import predict_onnx, read_onnx
+from lineup.tensors import Rows
 
 CALIBRATION_IMAGES = 500  # of the training split
 CALIBRATION_BATCH = 100
 
 
 def quantize(
-    source: Path, path: Path, settings: Export, calibration: Tensor, test: tuple[Tensor, Tensor]
+    source: Path, path: Path, settings: Export, calibration: Rows, test: tuple[Tensor, Tensor]
 ) -> dict[str, Any]:
     """Write `source` in 8 bits to `path`; return its size and scores, UserError if it loses more.
 

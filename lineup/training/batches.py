@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lineup.params import Augment
+from lineup.tensors import Rows
 from lineup.training.augmentation import augment
 from lineup.training.draws import Purpose, draw_seed
 
@@ -13,7 +14,7 @@ from lineup.training.draws import Purpose, draw_seed
 class Batches:
     """The examples of one split, on the device, with the statistics that normalise them."""
 
-    def __init__(self, inputs: Tensor, targets: Tensor, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, inputs: Tensor | Rows, targets: Tensor, mean: Tensor, std: Tensor) -> None:
         """Take uint8 (N, C, H, W) or float32 (N, F), targets (N) or (N, T), mean and std (C,)."""
         self.inputs, self.targets = inputs, targets
         self.is_image = inputs.dtype == torch.uint8

@@ -11,6 +11,7 @@ from torch import Tensor
 from lineup import architectures
 from lineup.data.dataset import Dataset, Split, load
 from lineup.params import Augment, Params
+from lineup.tensors import Rows
 from lineup.training.batches import Batches
 from lineup.training.checkpoints import code_digests
 from lineup.training.device import (
@@ -20,6 +21,7 @@ from lineup.training.device import (
     resolve_precision,
 )
 from lineup.training.draws import Purpose, draw_seed
+from lineup.training.pretrained import find_pretrained, load_fitting
 from lineup.training.trainer import Trainer
 
 
@@ -58,12 +60,12 @@ def set_up(params: Params, architecture: str) -> Setup:
     outputs = len(dataset.classes)
     model = architectures.build(architecture, dataset.shape, outputs, hyperparameters)
     mean, std, random = split.mean, split.std, []
-    pretrained = architectures.pretrained(architecture, dataset.shape, hyperparameters)
+    pretrained = find_pretrained(recipe.weights, architecture, dataset.shape, hyperparameters)
     if pretrained:
-        mean, std = pretrained.mean, pretrained.std
-        random = architectures.take_over(model, pretrained.weights)
+        mean, std = pretrained.statistics or (mean, std)
+        random = load_fitting(model, pretrained)
     train, validation = (
-        Batches(inputs[part].to(device), targets[part].to(device), mean, std)
+        Batches(Rows(inputs, part).to(device), targets[part].to(device), mean, std)
         for part in (split.train, split.validation)
     )
     trainer = Trainer(model, train, validation, recipe, params.seed)

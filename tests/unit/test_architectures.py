@@ -15,8 +15,10 @@ from lineup.errors import UserError
 from lineup.files import sha256
 from lineup.model_info import ModelInfo
 from lineup.params import available_architectures, load_params
+from lineup.tensors import write_tensors
 from lineup.training.checkpoints import fingerprint
 from lineup.training.outputs import write_outputs
+from lineup.training.pretrained import find_pretrained, load_fitting
 from lineup.training.setup import set_up
 
 NAMES = ["alexnet", "cnn", "linear", "mlp", "resnet", "rnn", "simplenet"]
@@ -169,18 +171,18 @@ def imagenet(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resnet_starts_from_imagenet_but_for_the_last_layer(channels, imagenet):
-    given = {"depth": 18, "weights": "imagenet"}
+    given = {"depth": 18}
     for _ in range(2):  # downloaded, and as it was kept
-        found = architectures.pretrained("resnet", (channels, 64, 64), given)
+        found = find_pretrained("imagenet", "resnet", (channels, 64, 64), given)
         imagenet.path.unlink(missing_ok=True)
     model = architectures.build("resnet", (channels, 64, 64), 5, given)
-    random = architectures.take_over(model, found.weights)
+    random = load_fitting(model, found)
     assert random == ["fc.weight", "fc.bias"]
     first = imagenet.weights["conv1.weight"]
     expected = first if channels == 3 else first.sum(1, keepdim=True)
     assert torch.equal(model.conv1.weight, expected)
     assert torch.equal(model.layer4[1].conv2.weight, imagenet.weights["layer4.1.conv2.weight"])
-    assert len(found.mean) == len(found.std) == channels
+    assert [len(values) for values in found.statistics] == [channels, channels]
     images = torch.rand(2, 1, 64, 64)
     if channels == 1:  # a grey picture gives what the same picture in three equal channels gives
         wide = models.resnet18()
@@ -210,6 +212,7 @@ def test_what_a_training_starts_from_is_part_of_its_result(imagenet):
     assert started.std == pytest.approx([0.229, 0.224, 0.225])
     assert random.mean == pytest.approx(plain.split.mean.tolist())
     digest = sha256(Path(f".lineup/pretrained/{imagenet.path.stem}.safetensors"))
+    assert started.recipe["weights"] == "imagenet"
     assert started.recipe["pretrained"] == {"name": imagenet.path.stem, "sha256": digest}
     assert random.recipe["pretrained"] is None
     assert fingerprint(plain.config) != fingerprint(setup.config)
@@ -218,9 +221,9 @@ def test_what_a_training_starts_from_is_part_of_its_result(imagenet):
 
 
 def test_a_small_image_keeps_its_size_and_its_stem_stays_random(imagenet):
-    found = architectures.pretrained("resnet", (3, 32, 32), {"weights": "imagenet"})
-    model = architectures.build("resnet", (3, 32, 32), 5, {"weights": "imagenet"})
-    assert architectures.take_over(model, found.weights) == ["conv1.weight", "fc.weight", "fc.bias"]
+    found = find_pretrained("imagenet", "resnet", (3, 32, 32), {})
+    model = architectures.build("resnet", (3, 32, 32), 5, {})
+    assert load_fitting(model, found) == ["conv1.weight", "fc.weight", "fc.bias"]
     assert model.maxpool(model.conv1(torch.zeros(1, 3, 32, 32))).shape[2:] == (32, 32)
 
 
@@ -228,11 +231,11 @@ def test_weights_that_cannot_be_had_are_named_with_the_place_to_put_them(imagene
     imagenet.set_address("http://127.0.0.1:9/resnet18-12345678.pth")
     message = r"no resnet18-12345678\.pth.*elsewhere and save it as .*checkpoints/resnet18-12345678"
     with pytest.raises(UserError, match=message):
-        architectures.pretrained("resnet", (3, 64, 64), {"weights": "imagenet"})
+        find_pretrained("imagenet", "resnet", (3, 64, 64), {})
     place = Path(torch.hub.get_dir(), "checkpoints", "resnet18-12345678.pth")
     imagenet.path.rename(place)
     with pytest.raises(UserError, match="is not what its name says; remove it"):
-        architectures.pretrained("resnet", (3, 64, 64), {"weights": "imagenet"})
+        find_pretrained("imagenet", "resnet", (3, 64, 64), {})
     assert not Path(".lineup").exists()
 
 
@@ -242,10 +245,60 @@ def test_weights_are_data_never_code(imagenet):
     Path("weights").rename(file)
     imagenet.set_address(file.as_uri())
     with pytest.raises(UserError, match="holds more than tensors"):
-        architectures.pretrained("resnet", (3, 64, 64), {"weights": "imagenet"})
+        find_pretrained("imagenet", "resnet", (3, 64, 64), {})
 
 
-def test_other_architectures_start_at_random():
+def test_what_has_no_published_weights_says_so():
     for name in set(NAMES) - {"resnet"}:
-        assert architectures.pretrained(name, (1, 28, 28), {}) is None
-    assert architectures.pretrained("resnet", (1, 28, 28), {"weights": "none"}) is None
+        assert find_pretrained("none", name, (1, 28, 28), {}) is None
+        with pytest.raises(UserError, match=f"{name} has no weights of imagenet; resnet has"):
+            find_pretrained("imagenet", name, (1, 28, 28), {})
+
+
+def save_weights(model):
+    """Write a model's weights under a name that ends with digits of their own; return the path."""
+    write_tensors(Path("weights.safetensors"), model.state_dict())
+    path = Path(f"weights-{sha256(Path('weights.safetensors'))[:8]}.safetensors")
+    Path("weights.safetensors").rename(path)
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_architecture_starts_from_one_of_its_kind_with_other_classes(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    _, hyperparameters = load_params(ROOT / "params.yaml").recipe(name)
+    old, new = (architectures.build(name, (1, 28, 28), k, hyperparameters) for k in (10, 4))
+    start = find_pretrained(str(save_weights(old)), name, (1, 28, 28), hyperparameters)
+    if name == "linear":  # has no other layer than the last
+        with pytest.raises(UserError, match="has no layer of this network"):
+            load_fitting(new, start)
+        return
+    random = load_fitting(new, start)
+    assert len(random) == 2  # weight and bias of the last layer
+    weights, before = new.state_dict(), old.state_dict()
+    assert set(weights) == set(before)
+    assert all(torch.equal(weights[key], before[key]) for key in set(weights) - set(random))
+
+
+def test_a_file_of_weights_is_named_by_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def find(path):
+        return find_pretrained(str(path), "cnn", (1, 28, 28), {})
+
+    path = save_weights(torch.nn.Linear(2, 2))
+    assert find(path).sha256 == sha256(path)
+    plain = path.rename("plain.safetensors")
+    advice = (
+        rf"does not say what it holds; rename it, and set weights to: plain-{path.stem[-8:]}\.s"
+    )
+    with pytest.raises(UserError, match=advice):
+        find(plain)
+    with pytest.raises(UserError, match="there is no file missing-12345678"):
+        find("missing-12345678.safetensors")
+    plain.write_text("no tensors")
+    broken = plain.rename(f"broken-{sha256(plain)[:8]}.safetensors")
+    with pytest.raises(UserError, match="is not a safetensors file"):
+        find(broken)

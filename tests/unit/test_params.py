@@ -59,6 +59,12 @@ A_NUMBER = "a whole number, or auto"
         ("data.size", "big", "data.size = 'big': must be a number of pixels .*, or auto"),
         ("data.channels", 2, "data.channels = 2: input should be 1, 3 or 'auto'"),
         ("data.group", "(", "data.group = '(': .*missing )"),
+        ("train.weights", "best.pth", "train.weights = 'best.pth': must be none, imagenet"),
+        (
+            "models.cnn.weights",
+            "models:/mnist@cnn",
+            "mlflow artifacts download -u models:/mnist@cnn",
+        ),
         ("train.augment.flip", "perhaps", "train.augment.flip = 'perhaps': must be true, false"),
         ("train.epochs", "ten", f"train.epochs = 'ten': must be {A_NUMBER}"),
         ("train.epochs", 0, f"train.epochs = 0: must be {A_NUMBER}; 1 is the smallest"),
@@ -175,7 +181,7 @@ MNIST = yaml.safe_load(  # the resolved recipes of the six on MNIST, 48,000 trai
     """
     {batch_size: 256, optimizer: adamw, momentum: 0.9, nesterov: true, weight_decay: 0.01,
     schedule: one_cycle, warmup: 0.2, step_epochs: 5, step_factor: 0.1, clip_norm: 0,
-    label_smoothing: 0.05, class_weights: none, freeze_epochs: 0, backbone_lr_factor: 1, ema: 0, monitor: auto, patience: 0, keep_every: 0,
+    label_smoothing: 0.05, class_weights: none, weights: none, freeze_epochs: 0, backbone_lr_factor: 1, ema: 0, monitor: auto, patience: 0, keep_every: 0,
     top_k: 3, log_every: 100, tensorboard: false, device: auto, precision: auto,
     augment: {rotate: 7, shift: 0.05, scale: 0.07, shear: 0.07, flip: auto,
     vertical_flip: false, crop: 0, color: 0, erase: 0}}
