@@ -48,6 +48,9 @@ bench: $(ENV)  ## measure speed: exported models, tracking, the tutorials' syste
 	python tests/benchmarks/tracking.py
 	python tests/benchmarks/tutorials.py
 
+verify: $(ENV)  ## train MNIST with precision: portable, and compare the bytes with ours
+	python tests/benchmarks/portable.py
+
 lock: $(ENV)  ## choose the newest versions that fit together
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade \
 		--no-emit-index-url --extra test --extra tensorboard --extra demo pyproject.toml -o requirements.lock
@@ -55,4 +58,4 @@ lock: $(ENV)  ## choose the newest versions that fit together
 clean:  ## remove what runs made: models, evaluation, export; DVC's cache and MLflow's store stay
 	rm -rf models evaluation export data/raw data/split runs report.html dvc_plots
 
-.PHONY: help repro test test-slow ui sync experiments report demo lint bench lock clean
+.PHONY: help repro test test-slow ui sync experiments report demo lint bench verify lock clean

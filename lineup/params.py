@@ -38,6 +38,12 @@ def _check_epochs(value: Any) -> Any:  # noqa: ANN401
     return value
 
 
+def _check_threads(value: Any) -> Any:  # noqa: ANN401
+    if value != "auto" and not (type(value) is int and value >= 1):
+        raise PydanticCustomError("threads", "must be a whole number, or auto; 1 is the smallest")
+    return value
+
+
 def _check_flip(value: Any) -> Any:  # noqa: ANN401
     if type(value) is not bool and value != "auto":
         raise PydanticCustomError("flip", "must be true, false, or auto")
@@ -73,7 +79,7 @@ def _check_pattern(pattern: str) -> str:
 
 Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Probability = Annotated[float, Field(ge=0, le=1, strict=True)]
-PartOrOff = Annotated[float, Field(ge=0, lt=1, strict=True)]
+FractionOrOff = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -116,12 +122,12 @@ class Augment(Section):
 
     rotate: Annotated[float, Field(ge=0, le=180, strict=True)]
     shift: Probability
-    scale: PartOrOff
+    scale: FractionOrOff
     shear: Probability
     flip: Annotated[bool | Literal["auto"], BeforeValidator(_check_flip)]
     vertical_flip: Annotated[bool, Field(strict=True)]
-    crop: PartOrOff
-    color: PartOrOff
+    crop: FractionOrOff
+    color: FractionOrOff
     erase: Probability
 
 
@@ -133,7 +139,7 @@ class Train(Section):
     batch_size: Count
     optimizer: Literal["sgd", "adam", "adamw", "muon"]
     learning_rate: Positive
-    momentum: PartOrOff
+    momentum: FractionOrOff
     nesterov: bool
     weight_decay: NotNegative
     schedule: Literal["constant", "step", "cosine", "one_cycle"]
@@ -141,12 +147,12 @@ class Train(Section):
     step_epochs: Count
     step_factor: Annotated[float, Field(gt=0, le=1, strict=True)]
     clip_norm: NotNegative
-    label_smoothing: PartOrOff
+    label_smoothing: FractionOrOff
     class_weights: Literal["none", "balanced"]
     weights: Weights
     freeze_epochs: CountOrOff
     backbone_lr_factor: Positive
-    ema: PartOrOff
+    ema: FractionOrOff
     augment: Augment
     monitor: Literal["auto", "val_loss", "val_accuracy", "val_mae", "val_r2"]
     patience: CountOrOff
@@ -155,7 +161,8 @@ class Train(Section):
     log_every: Count
     tensorboard: bool
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-    precision: Literal["auto", "float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16", "portable"]
+    threads: Annotated[int | Literal["auto"], BeforeValidator(_check_threads)]
 
 
 class Evaluate(Section):
@@ -262,12 +269,25 @@ def load_params(path: Path = PARAMS) -> Params:
     for architecture in dict.fromkeys([*params.architectures, *params.models]):
         params.recipe(architecture)
     for architecture in params.architectures:
-        _check_schedule(params, architecture)
+        _check_recipe(params, architecture)
     return params
 
 
-def _check_schedule(params: Params, architecture: str) -> None:
+def _check_recipe(params: Params, architecture: str) -> None:
+    """Raise UserError where two settings of a recipe do not fit each other."""
     recipe, _ = params.recipe(architecture)
+    if recipe.precision == "portable" and recipe.threads == "auto":
+        raise UserError(
+            "params.yaml: precision = 'portable' needs a number of threads, which is part of the "
+            "result; set train.threads: 2"
+        )
+    if recipe.precision == "portable" and recipe.device not in ("auto", "cpu"):
+        raise UserError("params.yaml: precision = 'portable' is for device: cpu")
+    if recipe.epochs != "auto" and recipe.freeze_epochs >= recipe.epochs:
+        raise UserError(
+            f"params.yaml: freeze_epochs = {recipe.freeze_epochs} leaves none of "
+            f"{recipe.epochs} epochs for the layers before the last; set it lower"
+        )
     if recipe.schedule == "step" and recipe.epochs == "auto":
         raise UserError(
             "params.yaml: schedule = 'step' needs a number of epochs, not auto; "

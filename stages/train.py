@@ -10,6 +10,7 @@ from lineup.paths import MODELS
 from lineup.process import end_with_parent
 from lineup.tracking.location import enabled
 from lineup.training.interruption import Interruption
+from lineup.training.portable import limit_instructions
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
@@ -22,6 +23,9 @@ def main(
 
     params = load_params()
     recipe, _ = params.recipe(architecture)
+
+    if recipe.precision == "portable":
+        limit_instructions()
 
     from lineup.training.checkpoints import Checkpoint, fingerprint
     from lineup.training.console import Console

@@ -145,5 +145,6 @@ def channel_statistics(images: Tensor | Rows) -> tuple[Tensor, Tensor]:
             own += torch.bincount(channel.flatten(), minlength=256)
     weights = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)
     mean = weights @ values
-    std = (weights * (values - mean.unsqueeze(1)) ** 2).sum(dim=1).sqrt()
+    variance = (weights * (values - mean.unsqueeze(1)) ** 2).sum(dim=1)
+    std = torch.from_numpy(np.sqrt(variance.numpy()))  # torch's rounds by the kind of processor
     return mean.float(), std.where(std > 0, 1).float()  # a channel of one value is left at zero

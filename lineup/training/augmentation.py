@@ -22,7 +22,7 @@ def augment(images: Tensor, settings: Augment) -> Tensor:
     if any(affine):
         images = random_affine(images, settings)
     for flip, axis in ((settings.flip, -1), (settings.vertical_flip, -2)):
-        if flip is True:
+        if flip:
             mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
             images = torch.where(mirrored, images.flip(axis), images)
     if settings.color:
@@ -63,7 +63,7 @@ def _random_sides(smallest: float, count: int, device: torch.device) -> Tensor:
     log_ratios = [math.log(ratio) for ratio in CROPPED_RATIO]
     ratio = torch.empty(count, device=device).uniform_(*log_ratios).exp()
     ratio = ratio.clamp(area, 1 / area)  # no side is longer than the image's
-    return torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1)
+    return torch.stack([_sqrt(area * ratio), _sqrt(area / ratio)], 1)
 
 
 def random_color(images: Tensor, limit: float) -> Tensor:
@@ -103,14 +103,19 @@ def random_erasing(images: Tensor, probability: float) -> Tensor:
     log_ratios = [math.log(ratio) for ratio in ERASED_RATIO]
     area = torch.empty(count, device=device).uniform_(*ERASED_AREA)
     ratio = torch.empty(count, device=device).uniform_(*log_ratios).exp()
-    half_height = (area * ratio).sqrt() * height / 2
-    half_width = (area / ratio).sqrt() * width / 2
+    half_height = _sqrt(area * ratio) * height / 2
+    half_width = _sqrt(area / ratio) * width / 2
     middle = torch.rand(2, count, device=device)
     rows = _near(middle[0], half_height, height)
     columns = _near(middle[1], half_width, width)
     chosen = torch.rand(count, device=device) < probability
     erased = (rows[:, :, None] & columns[:, None, :] & chosen[:, None, None]).unsqueeze(1)
     return torch.where(erased, images.mean((1, 2, 3), keepdim=True), images)
+
+
+def _sqrt(values: Tensor) -> Tensor:
+    """Return square roots; torch.sqrt leaves them to MKL, which rounds by the kind of processor."""
+    return values * values.rsqrt()
 
 
 def _near(middle: Tensor, half: Tensor, length: int) -> Tensor:

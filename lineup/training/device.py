@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from lineup.errors import UserError
+from lineup.training.portable import are_instructions_limited
 
 
 def resolve_device(name: str) -> torch.device:
@@ -26,6 +28,17 @@ def resolve_device(name: str) -> torch.device:
             f"params.yaml: train.device = '{name}', but this machine has {count} of them; try auto"
         )
     return torch.device(name)
+
+
+def check_portable() -> None:
+    """Raise UserError where `precision: portable` can't hold."""
+    if not are_instructions_limited():
+        raise UserError("precision: portable is for `python -m stages.train` and `dvc repro`")
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":
+        raise UserError(
+            "params.yaml: precision = 'portable' needs an x86-64 processor with AVX2, which "
+            f"{platform.processor() or platform.machine()} is not; try float32"
+        )
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -55,7 +68,7 @@ def make_deterministic() -> None:
 
 
 @contextmanager
-def explaining_memory() -> Iterator[None]:
+def explain_memory() -> Iterator[None]:
     """Turn a lack of memory, of the device or of the machine, into a UserError with a way out."""
     try:
         yield

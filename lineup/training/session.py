@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lineup.training.checkpoints import Checkpoint
-from lineup.training.device import explaining_memory
+from lineup.training.device import explain_memory
 from lineup.training.interruption import Interruption
 from lineup.training.trainer import Event, Trainer
 
@@ -29,7 +29,7 @@ class Interrupted(Exception):
     """The training was asked to stop, and has saved where it stands."""
 
 
-@explaining_memory()
+@explain_memory()
 def drive(
     trainer: Trainer,
     checkpoint: Checkpoint,

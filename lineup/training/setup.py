@@ -10,12 +10,13 @@ from torch import Tensor
 
 from lineup import architectures
 from lineup.data.dataset import Dataset, Split, load
-from lineup.params import Augment, Params
+from lineup.params import Augment, Params, Train
 from lineup.tensors import Rows
 from lineup.training.batches import Batches
 from lineup.training.checkpoints import code_digests
 from lineup.training.device import (
-    explaining_memory,
+    check_portable,
+    explain_memory,
     make_deterministic,
     resolve_device,
     resolve_precision,
@@ -39,22 +40,15 @@ class Setup:
     config: dict[str, Any]  # all that shapes the result: what the fingerprint stands for
 
 
-@explaining_memory()
+@explain_memory()
 def set_up(params: Params, architecture: str) -> Setup:
     """Return the training of `architecture` with everything resolved; UserError on misfits."""
     recipe, hyperparameters = params.recipe(architecture)
-    make_deterministic()
-    device = resolve_device(recipe.device)
     dataset, split = Dataset.read(), Split.read()
-    resolved = {
-        "device": device.type,
-        "precision": resolve_precision(recipe.precision, device),
-        "epochs": params.epochs(architecture, len(split.train), dataset.shape)[0],
-        "augment": _resolve_augment(recipe.augment, dataset.shape),
-    }
-    recipe = recipe.model_copy(update=resolved)
+    recipe = recipe.model_copy(update=_resolve(params, architecture, dataset, split))
+    device = torch.device(recipe.device)
+    _prepare_torch(recipe, device)
 
-    inputs, targets = load("train", dataset.task)
     torch.manual_seed(draw_seed(params.seed, Purpose.WEIGHTS, 0))
     hyperparameters = architectures.complete(architecture, hyperparameters)
     outputs = len(dataset.classes)
@@ -64,16 +58,18 @@ def set_up(params: Params, architecture: str) -> Setup:
     if pretrained:
         mean, std = pretrained.statistics or (mean, std)
         random = load_fitting(model, pretrained)
+    inputs, targets = load("train", dataset.task)
     train, validation = (
         Batches(Rows(inputs, part).to(device), targets[part].to(device), mean, std)
         for part in (split.train, split.validation)
     )
     trainer = Trainer(model, train, validation, recipe, params.seed)
 
+    known = recipe.model_dump(exclude={"passes"})  # has done its work: epochs is a number
     config = {
         "architecture": architecture,
         "hyperparameters": hyperparameters,
-        "recipe": recipe.model_dump(exclude={"passes"}),  # has done its work: epochs is a number
+        "recipe": known | {"device": device.type},
         "pretrained": pretrained and {"name": pretrained.name, "sha256": pretrained.sha256},
         "seed": params.seed,
         "data": dataset.digests["train"],
@@ -83,6 +79,30 @@ def set_up(params: Params, architecture: str) -> Setup:
         "torch": torch.__version__,
     }
     return Setup(architecture, dataset, split, trainer, mean, std, random, config)
+
+
+def _resolve(params: Params, architecture: str, dataset: Dataset, split: Split) -> dict[str, Any]:
+    """Return the settings that the machine and the data decide, none of them auto."""
+    recipe, _ = params.recipe(architecture)
+    device = torch.device("cpu")
+    if recipe.precision != "portable":
+        device = resolve_device(recipe.device)
+    return {
+        "device": str(device),
+        "precision": resolve_precision(recipe.precision, device),
+        "epochs": params.epochs(architecture, len(split.train), dataset.shape)[0],
+        "augment": _resolve_augment(recipe.augment, dataset.shape),
+    }
+
+
+def _prepare_torch(recipe: Train, device: torch.device) -> None:
+    make_deterministic()
+    if recipe.precision == "portable":
+        check_portable()
+    if recipe.threads != "auto":
+        torch.set_num_threads(recipe.threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _resolve_augment(settings: Augment, shape: list[int]) -> Augment:

@@ -20,7 +20,7 @@ PLAIN = yaml.safe_load(
     {epochs: 2, batch_size: 16, optimizer: sgd, learning_rate: 0.1, momentum: 0.0, nesterov: false,
     class_weights: none, weights: none, freeze_epochs: 0, backbone_lr_factor: 1, weight_decay: 0.0, schedule: constant, clip_norm: 0, label_smoothing: 0.0, ema: 0,
     monitor: val_loss, patience: 0, keep_every: 0, top_k: 2, log_every: 100,
-    precision: float32, device: cpu}
+    precision: float32, threads: auto, device: cpu}
     """
 )
 

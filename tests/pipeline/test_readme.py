@@ -1,7 +1,14 @@
 """What the README tells a person to do works as it stands there."""
 
+import re
+import shutil
+
+import pandas as pd
 import pytest
 from helpers.readme import code_block
+
+from lineup.files import sha256
+from lineup.model_info import ModelInfo
 
 
 @pytest.mark.slow
@@ -13,6 +20,29 @@ def test_the_walk_through_with_images_of_your_own(project_factory):
         "mlp",
         "champion",
     }
+
+
+@pytest.mark.slow
+def test_the_walk_through_with_photographs(project_factory):
+    project = project_factory("photographs", images=0)
+    project.environment.pop("OMP_NUM_THREADS")
+    done = project.run("bash", "-euc", code_block("### Photographs", "bash"))
+    table = pd.read_csv(project.folder / "evaluation/leaderboard.csv").set_index("architecture")
+    assert table["test_accuracy"].min() > 0.6  # a tenth by chance
+    correct = re.search(r"(\d+) of 250 .*right", done.stdout)
+    assert int(correct[1]) == round(250 * table["test_accuracy"].iloc[0])
+
+
+@pytest.mark.slow
+def test_a_registered_model_starts_the_training_of_another_set(project):
+    project.run("dvc", "exp", "run", "-S", "architectures=[cnn]", "-S", "model=cnn")
+    shutil.copytree(project.folder / "data/digits", project.folder / "data/others")
+    block = code_block("here the registered CNN of MNIST", "bash")
+    block = block.replace("models:/mnist", "models:/digits").replace("NAME", "others")
+    project.run("bash", "-euc", block)
+    info = ModelInfo.read(project.folder / "models/cnn")
+    (file,) = (project.folder / "pretrained").glob("cnn-*.safetensors")
+    assert info.recipe["pretrained"] == {"name": file.stem, "sha256": sha256(file)}
 
 
 @pytest.mark.slow

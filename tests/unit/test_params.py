@@ -182,7 +182,7 @@ MNIST = yaml.safe_load(  # the resolved recipes of the six on MNIST, 48,000 trai
     {batch_size: 256, optimizer: adamw, momentum: 0.9, nesterov: true, weight_decay: 0.01,
     schedule: one_cycle, warmup: 0.2, step_epochs: 5, step_factor: 0.1, clip_norm: 0,
     label_smoothing: 0.05, class_weights: none, weights: none, freeze_epochs: 0, backbone_lr_factor: 1, ema: 0, monitor: auto, patience: 0, keep_every: 0,
-    top_k: 3, log_every: 100, tensorboard: false, device: auto, precision: auto,
+    top_k: 3, log_every: 100, tensorboard: false, device: auto, precision: auto, threads: auto,
     augment: {rotate: 7, shift: 0.05, scale: 0.07, shear: 0.07, flip: auto,
     vertical_flip: false, crop: 0, color: 0, erase: 0}}
     """

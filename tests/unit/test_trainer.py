@@ -14,7 +14,7 @@ from lineup.errors import UserError
 from lineup.evaluation.inference import evaluation_batch
 from lineup.training import trainer as trainer_module
 from lineup.training.batches import Batches
-from lineup.training.device import explaining_memory, resolve_device, resolve_precision
+from lineup.training.device import explain_memory, resolve_device, resolve_precision
 from lineup.training.tensorboard import TensorBoard
 from lineup.training.trainer import Epoch, Step, Trainer
 
@@ -389,9 +389,9 @@ def test_auto_takes_the_accelerator_that_is_there():
 
 def test_a_network_larger_than_the_memory_is_an_error_with_a_way_out():
     message = r"memory is too small.*batch_size.*4000000000000000 bytes"
-    with pytest.raises(UserError, match=message), explaining_memory():
+    with pytest.raises(UserError, match=message), explain_memory():
         nn.Linear(10**9, 10**6)
-    with pytest.raises(RuntimeError, match="mat1 and mat2"), explaining_memory():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), explain_memory():
         nn.Linear(2, 2)(torch.zeros(3, 3))
 
 
