@@ -15,8 +15,13 @@ $(ENV): requirements.lock pyproject.toml
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-repro: $(ENV)  ## run the pipeline: data, all architectures, leaderboard, registered champion
+repro: git $(ENV)  ## run the pipeline: data, all architectures, leaderboard, registered champion
 	dvc repro
+
+git:
+	@git rev-parse --git-dir >/dev/null 2>&1 || grep -qs no_scm .dvc/config .dvc/config.local || \
+		{ echo "this is no Git repository, which DVC looks for. Clone it, or: git init && git add --all &&" \
+		"git commit -m start; or, without Git: echo '[core] no_scm = true' >> .dvc/config.local"; exit 2; }
 
 test: $(ENV)  ## everything that must hold, in under five minutes
 	python -m pytest -q
@@ -58,4 +63,4 @@ lock: $(ENV)  ## choose the newest versions that fit together
 clean:  ## remove what runs made: models, evaluation, export; DVC's cache and MLflow's store stay
 	rm -rf models evaluation export data/raw data/split runs report.html dvc_plots
 
-.PHONY: help repro test test-slow ui sync experiments report demo lint bench verify lock clean
+.PHONY: help git repro test test-slow ui sync experiments report demo lint bench verify lock clean

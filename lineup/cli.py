@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -22,6 +23,7 @@ def run(main: Callable[..., None]) -> None:
     gc.set_threshold(100_000)  # garbage collection took a fifth of the time of the imports
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages: convolutions 2 to 15 % faster
     os.environ["MPLBACKEND"] = "agg"  # a notebook's fails on import where its package is missing
+    _check_code()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     try:
@@ -34,6 +36,14 @@ def run(main: Callable[..., None]) -> None:
         place = f"{error.filename}: " if error.filename else ""
         hint = "make room there and run the same command again; what was finished before is kept"
         _fail(f"{place}{error.strerror}; {hint}", code=1)
+
+
+def _check_code() -> None:
+    """End where another clone's code runs, as with PYTHONSAFEPATH: DVC would record this one's."""
+    here, running = Path("lineup"), Path(__file__).parent
+    if here.is_dir() and not here.samefile(running):
+        hint = "run `python -m stages.NAME` without PYTHONSAFEPATH, in this folder's environment"
+        _fail(f"this is {here.absolute()}, but the code that runs is {running}; {hint}", code=2)
 
 
 def _fail(message: str, code: int) -> None:

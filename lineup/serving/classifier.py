@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -137,7 +138,9 @@ def _open(path: Path) -> Classifier:
 
 def _open_onnx(path: Path) -> Classifier:
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = _threads()
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise UserError(f"{path} is not an ONNX file that can be used: {error}") from None
     metadata = session.get_modelmeta().custom_metadata_map
@@ -147,6 +150,12 @@ def _open_onnx(path: Path) -> Classifier:
     decoded = {key: json.loads(metadata[key]) for key in JSON_KEYS if key in metadata}
     name = session.get_inputs()[0].name
     return Classifier(lambda images: session.run(None, {name: images})[0], metadata | decoded)
+
+
+def _threads() -> int:
+    """Return what OMP_NUM_THREADS says, which bounds torch too; 0 is all cores."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(first) if first.isdigit() else 0
 
 
 def _open_weights(folder: Path) -> Classifier:

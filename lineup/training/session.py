@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
+
+import torch
 
 from lineup.training.checkpoints import Checkpoint
 from lineup.training.device import explain_memory
 from lineup.training.interruption import Interruption
 from lineup.training.trainer import Event, Trainer
+from lineup.training.turns import Turns
 
 
 class Listener(Protocol):
@@ -43,11 +47,15 @@ def drive(
             listener.flush()
         checkpoint.save(trainer.state())
 
-    for event in trainer.fit():
-        for listener in listeners:
-            listener.record(event)
-        if checkpoint.should_save() or interruption.requested:
-            save()
-        if interruption.requested and not trainer.progress.finished:
-            raise Interrupted
+    with ExitStack() as stack:
+        turns = Turns(torch.get_num_threads(), stack) if trainer.device.type == "cpu" else None
+        for event in trainer.fit():
+            for listener in listeners:
+                listener.record(event)
+            if checkpoint.should_save() or interruption.requested:
+                save()
+            if interruption.requested and not trainer.progress.finished:
+                raise Interrupted
+            if turns:
+                turns.pass_on()
     save()

@@ -104,6 +104,15 @@ def test_what_repro_writes_makes_no_tree_dirty(repository):
     assert lineage.changes() == b""
 
 
+def test_before_the_first_commit_the_patch_holds_every_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    git("init", "--quiet")
+    Path("code.py").write_text("print(1)\n")
+    assert b"+print(1)" in lineage.changes()
+    git("add", "--all")
+    assert b"+print(1)" in lineage.changes()
+
+
 def test_a_patch_too_large_to_be_kept_with_every_run_is_told_apart(repository, monkeypatch):
     monkeypatch.setattr(lineage, "MAX_PATCH_BYTES", 1000)
     Path("notes").write_text("x\n" * 100)

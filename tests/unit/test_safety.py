@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.models import write_model
+from helpers.project import ROOT, Project, copy_sources
 from helpers.traps import plain_pickle, plant, torch_pickle
 
 import lineup
@@ -84,3 +85,25 @@ def test_code_and_archives_beside_a_model_are_never_opened(model, trap):
         open_classifier(str(model))
     with pytest.raises(UserError, match="holds no trained model"):
         lineup.load(str(model))
+
+
+# --- however it is started ------------------------------------------------------------------------
+
+
+def test_the_code_of_another_clone_is_refused(tmp_path):
+    project = Project(tmp_path)
+    copy_sources(tmp_path)
+    project.environment["PYTHONPATH"] = str(ROOT)
+    done = project.run("python", "-m", "stages.fetch", check=False, PYTHONSAFEPATH="1")
+    assert done.returncode == 2
+    assert "but the code that runs is" in done.stderr and "PYTHONSAFEPATH" in done.stderr
+    assert not (tmp_path / "data/raw").exists()
+
+
+def test_make_says_at_once_that_there_is_no_git_repository(tmp_path):
+    project = Project(tmp_path)
+    copy_sources(tmp_path)
+    done = project.run("make", "git", check=False, GIT_CEILING_DIRECTORIES=str(tmp_path.parent))
+    assert done.returncode == 2 and "no Git repository" in done.stdout + done.stderr
+    (tmp_path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    project.run("make", "git", GIT_CEILING_DIRECTORIES=str(tmp_path.parent))
