@@ -5,6 +5,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from helpers.project import ROOT
 from helpers.readme import code_block
 
 from lineup.files import sha256
@@ -25,6 +26,8 @@ def test_the_walk_through_with_images_of_your_own(project_factory):
 @pytest.mark.slow
 def test_the_walk_through_with_photographs(project_factory):
     project = project_factory("photographs", images=0)
+    shutil.copy(ROOT / "params.yaml", project.folder)
+    project.commit()
     project.environment.pop("OMP_NUM_THREADS")
     done = project.run("bash", "-euc", code_block("### Photographs", "bash"))
     table = pd.read_csv(project.folder / "evaluation/leaderboard.csv").set_index("architecture")
