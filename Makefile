@@ -16,6 +16,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 repro: git $(ENV)  ## run the pipeline: data, all architectures, leaderboard, registered champion
+	@test -s .dvc/tmp/rwlock || rm -f .dvc/tmp/rwlock  # empty, as a killed dvc may leave it, it stops every other
 	dvc repro
 
 git:

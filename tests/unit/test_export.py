@@ -88,6 +88,14 @@ def test_the_example_runs_without_torch(exported):
         ] == pytest.approx(probabilities.tolist(), abs=1e-4) or line.count(":") == len(CLASSES)
 
 
+def test_the_example_tells_who_gives_it_a_picture_what_takes_pictures(exported):
+    (exported / "digit.png").write_bytes(b"\x89PNG")
+    command = [sys.executable, "export/example.py", "digit.png"]
+    done = subprocess.run(command, cwd=exported, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "digit.png is no .npy file; a picture: python -m stages.predict" in done.stderr
+
+
 def test_the_one_metrics_file_is_short_and_agrees_with_evaluate(exported):
     found = read_json(exported / "metrics.json")
     scores = read_json(exported / "evaluation/mlp/metrics.json")

@@ -107,3 +107,20 @@ def test_make_says_at_once_that_there_is_no_git_repository(tmp_path):
     assert done.returncode == 2 and "no Git repository" in done.stdout + done.stderr
     (tmp_path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
     project.run("make", "git", GIT_CEILING_DIRECTORIES=str(tmp_path.parent))
+
+
+def test_make_repro_removes_an_empty_lock_that_a_killed_dvc_left(tmp_path):
+    project = Project(tmp_path)
+    copy_sources(tmp_path)
+    (tmp_path / "Makefile").write_text(
+        (tmp_path / "Makefile")
+        .read_text()
+        .replace("\tdvc repro", "\tls .dvc/tmp")
+        .replace("git $(ENV)", "")
+    )
+    lock = tmp_path / ".dvc/tmp/rwlock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("")
+    assert "rwlock" not in project.run("make", "repro").stdout.splitlines()
+    lock.write_text("{}")
+    assert "rwlock" in project.run("make", "repro").stdout.splitlines()
