@@ -27,8 +27,7 @@ def run_steps(*emulator):
 
 @pytest.mark.slow
 @pytest.mark.skipif(EMULATOR is None, reason="needs qemu-x86_64, of Debian's qemu-user")
-@pytest.mark.parametrize("processor", ["Haswell", "Skylake-Client"])
-def test_an_emulated_processor_trains_to_the_same_bits(processor):
+def test_an_emulated_processor_trains_to_the_same_bits():
     here = run_steps()
     assert len(set(here.values())) == 6
-    assert run_steps(EMULATOR, "-cpu", processor) == here
+    assert run_steps(EMULATOR, "-cpu", "Haswell") == here
