@@ -16,13 +16,13 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 repro: git $(ENV)  ## run the pipeline: data, all architectures, leaderboard, registered champion
-	@test -s .dvc/tmp/rwlock || rm -f .dvc/tmp/rwlock  # empty, as a killed dvc may leave it, it stops every other
+	@find .dvc/tmp/rwlock -empty -mmin +1 -delete 2>/dev/null || true  # a killed dvc may leave it, which stops all others
 	dvc repro
 
 git:
 	@git rev-parse --git-dir >/dev/null 2>&1 || grep -qs no_scm .dvc/config .dvc/config.local || \
 		{ echo "this is no Git repository, which DVC looks for. Clone it, or: git init && git add --all &&" \
-		"git commit -m start; or, without Git: echo '[core] no_scm = true' >> .dvc/config.local"; exit 2; }
+		"git commit -m start; or, without Git: make .venv/.complete; .venv/bin/dvc config --local core.no_scm true"; exit 2; }
 
 test: $(ENV)  ## everything that must hold, in under five minutes
 	python -m pytest -q

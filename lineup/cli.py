@@ -40,10 +40,10 @@ def run(main: Callable[..., None]) -> None:
 
 def _check_code() -> None:
     """End where another clone's code runs, as with PYTHONSAFEPATH: DVC would record this one's."""
-    here, running = Path("lineup"), Path(__file__).parent
-    if here.is_dir() and not here.samefile(running):
+    here, running = Path("lineup", "cli.py"), Path(__file__)
+    if here.exists() and not here.samefile(running):
         hint = "run `python -m stages.NAME` without PYTHONSAFEPATH, in this folder's environment"
-        _fail(f"this is {here.absolute()}, but the code that runs is {running}; {hint}", code=2)
+        _fail(f"the code that runs is {running}, not {here.absolute()}; {hint}", code=2)
 
 
 def _fail(message: str, code: int) -> None:

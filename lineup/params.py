@@ -28,6 +28,7 @@ RECIPE_SIDE = 28  # their pixels a side
 NOT_IN_RUN_CACHE = {"size", "nfiles"}  # keys that DVC leaves out when it compares runs
 BEST = "auto"  # the model that ships: the first of the leaderboard
 MIN_SIZE, MAX_SIZE = 8, 512  # pixels a side
+MAX_THREADS = 1024
 MAX_EPOCHS = 200  # of epochs: auto on a small set
 
 
@@ -39,8 +40,9 @@ def _check_epochs(value: Any) -> Any:  # noqa: ANN401
 
 
 def _check_threads(value: Any) -> Any:  # noqa: ANN401
-    if value != "auto" and not (type(value) is int and value >= 1):
-        raise PydanticCustomError("threads", "must be a whole number, or auto; 1 is the smallest")
+    if value != "auto" and not (type(value) is int and 1 <= value <= MAX_THREADS):
+        message = f"must be a whole number from 1 to {MAX_THREADS}, or auto"
+        raise PydanticCustomError("threads", message)
     return value
 
 
@@ -283,11 +285,6 @@ def _check_recipe(params: Params, architecture: str) -> None:
         )
     if recipe.precision == "portable" and recipe.device not in ("auto", "cpu"):
         raise UserError("params.yaml: precision = 'portable' is for device: cpu")
-    if recipe.epochs != "auto" and recipe.freeze_epochs >= recipe.epochs:
-        raise UserError(
-            f"params.yaml: freeze_epochs = {recipe.freeze_epochs} leaves none of "
-            f"{recipe.epochs} epochs for the layers before the last; set it lower"
-        )
     if recipe.schedule == "step" and recipe.epochs == "auto":
         raise UserError(
             "params.yaml: schedule = 'step' needs a number of epochs, not auto; "

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from lineup.files import replacing
@@ -48,10 +48,9 @@ class Rows:
 
     def on_disk(self) -> Tensor:
         """Return the rows as one tensor: neighbours as they lie, others in a nameless file."""
-        first, last = (int(self.index[0]), int(self.index[-1])) if len(self) else (0, -1)
-        is_whole = torch.equal(self.index, torch.arange(first, last + 1))
-        if is_whole:
-            return self.tensor[first : last + 1]
+        first = int(self.index[0]) if len(self) else 0
+        if torch.equal(self.index, torch.arange(first, first + len(self))):
+            return self.tensor[first : first + len(self)]
         if self.dtype != torch.uint8:
             return self[:]
         return self._copy_to(scratch_tensor(self.shape))
@@ -77,31 +76,49 @@ def scratch_tensor(shape: tuple[int, ...]) -> Tensor:
     size = max(1, math.prod(shape))
     state_dir().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=state_dir()) as file:
-        _reserve(file.fileno(), size)
+        try:
+            _reserve(file.fileno(), size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(state_dir())) from None
         return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(size,))).view(shape)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor | Rows]) -> None:
-    """Write tensors atomically as safetensors, without a copy in memory."""
+    """Write tensors atomically as safetensors; where some are Rows, without a copy in memory."""
     whole = {
         name: tensor.on_disk() if isinstance(tensor, Rows) else tensor.contiguous()
         for name, tensor in tensors.items()
     }
+    is_large = any(isinstance(tensor, Rows) for tensor in tensors.values())
     with replacing(path) as temporary:
-        with temporary.open("wb") as file:
-            _reserve(file.fileno(), sum(tensor.nbytes for tensor in whole.values()))
-        try:
-            save_file(whole, temporary)
-        except SafetensorError as error:
-            raise OSError(errno.ENOSPC, str(error), str(path)) from None
+        if is_large:
+            _stream(temporary, whole)
+        else:
+            temporary.write_bytes(save(whole))
+
+
+def _stream(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a file piece by piece, which safetensors does in a file .tmp… beside it."""
+    for leftover in path.parent.glob(".tmp*"):  # of a process that was killed
+        leftover.unlink(missing_ok=True)
+    path.touch()
+    mode = path.stat().st_mode  # as any new file has it; safetensors lets nobody else read
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(errno.ENOSPC, str(error), str(path)) from None
+    path.chmod(mode)
 
 
 def _reserve(file: int, size: int) -> None:
     """Give a file its room, as writing to a mapping of a full disk would kill the process."""
+    os.truncate(file, size)
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
-    else:
-        os.truncate(file, size)
+        try:
+            os.posix_fallocate(file, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

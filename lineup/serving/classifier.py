@@ -155,7 +155,7 @@ def _open_onnx(path: Path) -> Classifier:
 def _threads() -> int:
     """Return what OMP_NUM_THREADS says, which bounds torch too; 0 is all cores."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return int(first) if first.isdigit() else 0
+    return int(first) if first.isdecimal() else 0
 
 
 def _open_weights(folder: Path) -> Classifier:

@@ -19,7 +19,6 @@ from lineup.tracking.location import host
 
 CHANGED_BY_REPRO = [":(exclude)dvc.lock", ":(exclude)metrics.json"]
 MAX_PATCH_BYTES = 20_000_000
-EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # Git's: what a first commit differs from
 TOO_LARGE = "too large to be recorded"
 PLAIN = [
     "--binary",
@@ -63,7 +62,8 @@ def changes() -> bytes | None:
             shutil.copy2(index, copy)  # with its time, by which Git knows what to look at again
         environment = {"GIT_INDEX_FILE": str(copy)}
         _git("add", "--intent-to-add", "--all", environment=environment)
-        base = "HEAD" if _git_line("rev-parse", "HEAD") else EMPTY_TREE
+        empty_tree = _git_line("hash-object", "-t", "tree", os.devnull)
+        base = "HEAD" if _git_line("rev-parse", "HEAD") else empty_tree
         command = ["diff", *PLAIN, base, "--", ".", *CHANGED_BY_REPRO]
         patch = _git(*command, environment=environment, limit=MAX_PATCH_BYTES)
     return patch if len(patch) <= MAX_PATCH_BYTES else None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lineup import architectures
 from lineup.data.dataset import Dataset, Split, load
+from lineup.errors import UserError
 from lineup.params import Augment, Params, Train
 from lineup.tensors import Rows
 from lineup.training.batches import Batches
@@ -87,10 +88,16 @@ def _resolve(params: Params, architecture: str, dataset: Dataset, split: Split) 
     device = torch.device("cpu")
     if recipe.precision != "portable":
         device = resolve_device(recipe.device)
+    epochs, _ = params.epochs(architecture, len(split.train), dataset.shape)
+    if recipe.freeze_epochs >= epochs:
+        raise UserError(
+            f"params.yaml: freeze_epochs = {recipe.freeze_epochs} leaves none of {epochs} epochs "
+            "for the layers before the last; set it lower"
+        )
     return {
         "device": str(device),
         "precision": resolve_precision(recipe.precision, device),
-        "epochs": params.epochs(architecture, len(split.train), dataset.shape)[0],
+        "epochs": epochs,
         "augment": _resolve_augment(recipe.augment, dataset.shape),
     }
 
@@ -101,7 +108,7 @@ def _prepare_torch(recipe: Train, device: torch.device) -> None:
         check_portable()
     if recipe.threads != "auto":
         torch.set_num_threads(recipe.threads)
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 

@@ -20,7 +20,8 @@ except ImportError:  # Windows
     fcntl = None
 
 TURN_SECONDS = 0.2
-MOST_SECONDS = 5.0  # of waiting: then a training with a turn is stopped, say by Ctrl-Z
+MOST_SECONDS = 10.0  # of waiting: then a training with a turn is stopped, say by Ctrl-Z
+PAUSE_SECONDS = 30.0  # without turns after that
 SECONDS_BETWEEN_LOOKS = 0.002
 
 
@@ -45,12 +46,15 @@ class Turns:
         is_off = fcntl is None or not self.cores
         if is_off or time.monotonic() - self.began < TURN_SECONDS:
             return
-        self._release()
-        self._wait()
-        if len(self.taken) < self.needed:
+        try:
             self._release()
+            self._wait()
+            is_alone = len(self.taken) < self.needed
+            if is_alone:
+                self._release()
+            self.began = time.monotonic() + (PAUSE_SECONDS if is_alone else 0)
+        except OSError:  # a file system without locks
             self.cores = []
-        self.began = time.monotonic()
 
     def _wait(self) -> None:
         """Take cores; who waits for `next` comes behind who waits for cores."""

@@ -201,12 +201,15 @@ def test_what_a_training_starts_from_is_part_of_its_result(imagenet):
     project.set(dataset="shades", architectures=["resnet"], train__epochs=1, train__device="cpu")
     found = {}
     for weights in ("none", "imagenet"):
-        project.set(models__resnet__weights=weights, models__resnet__learning_rate=1e-9)
+        project.set(train__weights=weights, models__resnet__learning_rate=1e-9)
         setup = set_up(load_params(), "resnet")
         for _ in setup.trainer.fit():
             pass
         write_outputs(Path(weights), setup, "id")
         found[weights] = ModelInfo.read(Path(weights)), setup
+    project.set(train__freeze_epochs=1)
+    with pytest.raises(UserError, match="freeze_epochs = 1 leaves none of 1 epochs"):
+        set_up(load_params(), "resnet")
     (random, plain), (started, setup) = found.values()
     assert started.mean == pytest.approx([0.485, 0.456, 0.406])
     assert started.std == pytest.approx([0.229, 0.224, 0.225])

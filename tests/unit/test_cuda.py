@@ -1,10 +1,12 @@
 """What a GPU must do like a CPU, and what only it can do wrong; skipped where there is none."""
 
 import random
+import shutil
 
 import pytest
 import torch
-from helpers.project import ROOT
+from helpers.datasets import write_dataset, write_split
+from helpers.project import ROOT, Project
 
 from lineup import architectures
 from lineup.errors import UserError
@@ -12,6 +14,7 @@ from lineup.params import load_params
 from lineup.training.batches import Batches
 from lineup.training.device import make_deterministic
 from lineup.training.session import drive
+from lineup.training.setup import set_up
 from lineup.training.trainer import Step, Trainer
 
 pytestmark = [
@@ -145,3 +148,15 @@ def test_what_does_not_fit_into_the_memory_names_batch_size():
             drive(trainer, None, [], None)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
+def test_a_training_is_set_up_on_the_gpu(device, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    part = torch.randint(256, (40, 1, 28, 28), dtype=torch.uint8), torch.arange(40) % 4
+    write_dataset("shades", "classification", list("abcd"), train=part, test=part)
+    write_split(40)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    Project(tmp_path).set(dataset="shades", train__device=device, models__mlp__epochs=1)
+    trainer = set_up(load_params(), "mlp").trainer
+    assert finish(trainer) and trainer.device.type == "cuda"

@@ -59,6 +59,9 @@ A_NUMBER = "a whole number, or auto"
         ("data.size", "big", "data.size = 'big': must be a number of pixels .*, or auto"),
         ("data.channels", 2, "data.channels = 2: input should be 1, 3 or 'auto'"),
         ("data.group", "(", "data.group = '(': .*missing )"),
+        ("train.threads", 0, "train.threads = 0: must be a whole number from 1 to 1024, or auto"),
+        ("train.threads", 10**10, "must be a whole number from 1 to 1024"),
+        ("train.precision", "portable", "precision = 'portable' needs a number of threads"),
         ("train.weights", "best.pth", "train.weights = 'best.pth': must be none, imagenet"),
         (
             "models.cnn.weights",

@@ -23,8 +23,9 @@ with ExitStack() as stack:
     mine = turns.Turns(threads, stack)
     while time.monotonic() < end:
         mine.pass_on()
-        if not spans or spans[-1][0] != mine.began:
-            spans.append([mine.began, 0])
+        if not spans or began != mine.began:
+            began = mine.began
+            spans.append([time.monotonic(), 0])
             print("turn", flush=True)
         time.sleep(0.01)
         spans[-1][1] = time.monotonic()
