@@ -28,7 +28,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from helpers.project import Project, copy_sources  # noqa: E402
+from helpers.project import Project, copy_downloads, copy_sources  # noqa: E402
 
 from lineup.files import sha256  # noqa: E402
 
@@ -48,8 +48,7 @@ def make_template(
 ) -> Project:
     """Return a project that trains one architecture, saving every `every` seconds, up to split."""
     copy_sources(folder)
-    if (ROOT / ".lineup/downloads").exists():
-        shutil.copytree(ROOT / ".lineup/downloads", folder / ".lineup/downloads")
+    copy_downloads(folder)
     project = Project(folder)
     project.environment |= {"DVC_NO_ANALYTICS": "1", "SECONDS_BETWEEN_SAVES": str(every)}
     often = "python tests/programs/train_saving_often.py"

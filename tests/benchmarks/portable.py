@@ -9,7 +9,6 @@ other bytes.
 """
 
 import platform
-import shutil
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ import typer
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from helpers.project import Project, copy_sources  # noqa: E402
+from helpers.project import Project, copy_downloads, copy_sources  # noqa: E402
 
 from lineup.files import sha256  # noqa: E402
 from lineup.params import load_params  # noqa: E402
@@ -41,8 +40,7 @@ def make_project(folder: Path) -> Project:
     project = Project(folder)
     copy_sources(folder)
     project.environment |= {"LINEUP_TRACKING": "off"}
-    if (downloads := ROOT / ".lineup" / "downloads").exists():
-        shutil.copytree(downloads, folder / ".lineup" / "downloads")
+    copy_downloads(folder)
     project.set(train__precision="portable", train__threads=2)
     for stage in ("fetch", "split"):
         project.run("python", "-m", f"stages.{stage}")

@@ -22,7 +22,7 @@ import typer
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from helpers.project import Project, copy_sources  # noqa: E402
+from helpers.project import Project, copy_downloads, copy_sources  # noqa: E402
 
 EPOCHS = {"linear": 6, "mlp": 6, "cnn": 1, "rnn": 1, "simplenet": 1, "alexnet": 1}
 
@@ -33,8 +33,7 @@ def make_project(folder: Path) -> Project:
     copy_sources(folder)
     project.environment.pop("OMP_NUM_THREADS")
     project.environment |= {"LINEUP_TRACKING": "off"}
-    if (downloads := ROOT / ".lineup" / "downloads").exists():
-        shutil.copytree(downloads, folder / ".lineup" / "downloads")
+    copy_downloads(folder)
     for stage in ("fetch", "split"):
         project.run("python", "-m", f"stages.{stage}")
     return project

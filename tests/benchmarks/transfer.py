@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits
 
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from helpers.project import Project, copy_sources  # noqa: E402
+from helpers.project import Project, copy_downloads, copy_sources  # noqa: E402
 
 from lineup.files import sha256  # noqa: E402
 from lineup.paths import FILES_CSV  # noqa: E402
@@ -99,10 +99,8 @@ def main(task: str, seeds: int = 5, architecture: str = "simplenet") -> None:
         copy_sources(project.folder)
         project.environment.pop("OMP_NUM_THREADS")
         project.environment |= {"LINEUP_TRACKING": "off"}
-        shared = ROOT / ".lineup" / "downloads"
         if task == "digits":
-            if shared.exists():
-                shutil.copytree(shared, project.folder / ".lineup" / "downloads")
+            copy_downloads(project.folder)
             start = train_first(project, "mnist", architecture)
             pictures = find_digits(Path(temporary, "digits"))
         else:

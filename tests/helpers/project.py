@@ -110,6 +110,13 @@ def copy_sources(folder: Path) -> None:
             shutil.copy2(ROOT / name, target)
 
 
+def copy_downloads(folder: Path) -> None:
+    """Give `folder` what this repository has downloaded, if anything."""
+    downloads = ROOT / ".lineup" / "downloads"
+    if downloads.exists():
+        shutil.copytree(downloads, folder / ".lineup" / "downloads")
+
+
 def write_digits(folder: Path, count: int) -> None:
     """Write scikit-learn's handwritten digits (8×8, grey) as PNG files, a folder per class."""
     from PIL import Image
