@@ -9,5 +9,5 @@ Points and files of a training go through these modules, in this order:
     registry        a version of what evaluate verified
     promotion       the gate before @champion
 
-names, location, sqlite_tables and run_log import no MLflow, which takes a second.
+names, location, reachability, sqlite_tables and run_log import no MLflow, which takes seconds.
 """

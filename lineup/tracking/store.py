@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import mlflow
-import requests
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
@@ -18,9 +17,8 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from lineup.errors import UserError
 from lineup.paths import state_dir
 from lineup.tracking import location, sqlite_tables
+from lineup.tracking.reachability import StoreError, check_store, summary
 
-ANSWER_TIMEOUT_SECONDS = 5.0
-BROKEN = {500, 502, 503, 504}  # statuses of a server that is in trouble, whatever is asked
 FAST_FAILURE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -32,16 +30,10 @@ for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # errors are raised, and reported by us
 
 
-class StoreError(Exception):
-    """The tracking store can't be used now: the reason in one line."""
-
-
 def client() -> MlflowClient:
     """Return a client of the store; makes the SQLite store if it is not there. StoreError."""
+    check_store()
     uri, registry_uri = location.store_uri(), location.registry_uri()
-    _check_reachable("MLFLOW_TRACKING_URI", uri)
-    if registry_uri != uri:
-        _check_reachable("MLFLOW_REGISTRY_URI", registry_uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(registry_uri)
     with store_lock():
@@ -63,24 +55,6 @@ def client_for_user() -> MlflowClient:
         return client()
     except StoreError as error:
         raise UserError(f"MLflow at {location.store_uri()}: {error}") from None
-
-
-def _check_reachable(variable: str, uri: str) -> None:
-    if uri.startswith("file:") or ("://" not in uri and not uri.startswith("databricks")):
-        message = f"MLflow has no file stores any more; unset {variable}, or name a server"
-        raise UserError(f"{variable}={uri}: {message} or sqlite:///mlflow.db")
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        status = requests.head(uri, timeout=ANSWER_TIMEOUT_SECONDS).status_code
-    except requests.exceptions.SSLError:
-        return  # it answers; MLflow has settings for this
-    except requests.exceptions.Timeout:
-        raise StoreError(f"no answer within {ANSWER_TIMEOUT_SECONDS:.0f} s") from None
-    except requests.exceptions.ConnectionError:
-        raise StoreError("nothing listens there") from None
-    if status in BROKEN:
-        raise StoreError(f"it answers with status {status}")
 
 
 def _explain(error: MlflowException, uri: str) -> str:
@@ -152,8 +126,3 @@ def download(uri: str) -> Path:
         raise UserError(
             f"no model at {uri} in {where} ({summary(error)}); registered: {known}"
         ) from None
-
-
-def summary(error: Exception) -> str:
-    """Return the first line of an error's text, or its type."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -87,7 +87,7 @@ def test_a_server_that(kind, unrecorded, monkeypatch, capsys):
 
 def test_many_models_wait_for_a_hanging_server_once(project, monkeypatch, capsys):
     before = contents(project.client())
-    monkeypatch.setattr("lineup.tracking.store.ANSWER_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr("lineup.tracking.reachability.ANSWER_TIMEOUT_SECONDS", 1.0)
     with broken_server("hangs") as address:
         use_store(monkeypatch, address)
         start = time.monotonic()

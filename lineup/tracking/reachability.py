@@ -1,0 +1,46 @@
+"""Whether a tracking server answers, known before MLflow is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import requests
+
+from lineup.errors import UserError
+from lineup.tracking import location
+
+ANSWER_TIMEOUT_SECONDS = 5.0
+BROKEN = {500, 502, 503, 504}  # statuses of a server that is in trouble, whatever is asked
+
+
+class StoreError(Exception):
+    """The tracking store can't be used now: the reason in one line."""
+
+
+def check_store() -> None:
+    """Raise StoreError within seconds where a server does not answer; UserError for file stores."""
+    uri, registry_uri = location.store_uri(), location.registry_uri()
+    _check("MLFLOW_TRACKING_URI", uri)
+    if registry_uri != uri:
+        _check("MLFLOW_REGISTRY_URI", registry_uri)
+
+
+def _check(variable: str, uri: str) -> None:
+    if uri.startswith("file:") or ("://" not in uri and not uri.startswith("databricks")):
+        message = f"MLflow has no file stores any more; unset {variable}, or name a server"
+        raise UserError(f"{variable}={uri}: {message} or sqlite:///mlflow.db")
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        status = requests.head(uri, timeout=ANSWER_TIMEOUT_SECONDS).status_code
+    except requests.exceptions.SSLError:
+        return  # it answers; MLflow has settings for this
+    except requests.exceptions.Timeout:
+        raise StoreError(f"no answer within {ANSWER_TIMEOUT_SECONDS:.0f} s") from None
+    except requests.exceptions.ConnectionError:
+        raise StoreError("nothing listens there") from None
+    if status in BROKEN:
+        raise StoreError(f"it answers with status {status}")
+
+
+def summary(error: Exception) -> str:
+    """Return the first line of an error's text, or its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
