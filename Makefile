@@ -62,6 +62,6 @@ lock: $(ENV)  ## choose the newest versions that fit together
 		--no-emit-index-url --extra test --extra tensorboard --extra demo pyproject.toml -o requirements.lock
 
 clean:  ## remove what runs made: models, evaluation, export; DVC's cache and MLflow's store stay
-	rm -rf models evaluation export data/raw data/split runs report.html dvc_plots
+	rm -rf models evaluation export data/raw data/split runs report.html dvc_plots seeds
 
 .PHONY: help git repro test test-slow ui sync experiments report demo lint bench verify lock clean

@@ -27,6 +27,7 @@ EVALUATION = Path("evaluation")
 PLOTS = EVALUATION / "plots"
 LEADERBOARD_CSV = EVALUATION / "leaderboard.csv"
 EXPORT = Path("export")
+SEEDS = Path("seeds")
 METRICS_JSON = Path("metrics.json")
 REPORT = Path("report.html")
 

@@ -63,6 +63,16 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What a model's deployable file says of every example, and how good that is."""
+
+    scores: dict[str, float]
+    outputs: Tensor  # on the test split, (N, K)
+    on_validation: Tensor  # likewise
+    microseconds: float  # per test input
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What the leaderboard needs of one model."""
 
@@ -84,9 +94,30 @@ def evaluate_model(
 ) -> Evaluation:
     """Write evaluation/<name>/: the file that ships, verified and scored; UserError if not."""
     folder = EVALUATION / name
-    write_onnx(model, folder / ONNX)
+    scored = score_model(name, model, folder / ONNX, examples, settings)
     model.info.write(folder)
-    session = read_onnx(folder / ONNX)
+
+    scores, outputs, (inputs, targets) = scored.scores, scored.outputs, examples.test
+    write_json(folder / SCORES, scores)
+    write_tensors(folder / PREDICTIONS, {model.info.task.outputs: outputs})
+    _write_validation(folder / VALIDATION, model, scored.on_validation, examples.validation[1])
+    np.save(folder / EXAMPLE, _bright_examples(inputs))
+    draw_model(name, model, inputs)
+    row = {"architecture": name, **scores, "time_per_image_us": round(scored.microseconds, 1)}
+    if model.is_classification:
+        return Evaluation(row, outputs, explain_classes(name, outputs, examples, settings))
+    plots.draw_predictions(
+        outputs, targets, examples.dataset.classes, PLOTS / name / "predictions.png"
+    )
+    return Evaluation(row, outputs, confusion=None)
+
+
+def score_model(
+    name: str, model: Deployable, path: Path, examples: Examples, settings: Evaluate
+) -> Scored:
+    """Write the file that ships to `path`, verify it, and score what it says; UserError if not."""
+    write_onnx(model, path)
+    session = read_onnx(path)
 
     inputs, targets = examples.test
     start = time.perf_counter()
@@ -99,18 +130,7 @@ def evaluate_model(
     scores = _scores(model, outputs, targets, "test_", settings)
     scores |= _scores(model, on_validation, examples.validation[1], "val_", settings)
     scores |= {"parameters": model.info.parameters, "epoch": model.info.epoch}
-    write_json(folder / SCORES, scores)
-    write_tensors(folder / PREDICTIONS, {model.info.task.outputs: outputs})
-    _write_validation(folder / VALIDATION, model, on_validation, examples.validation[1])
-    np.save(folder / EXAMPLE, _bright_examples(inputs))
-    draw_model(name, model, inputs)
-    row = {"architecture": name, **scores, "time_per_image_us": round(microseconds, 1)}
-    if model.is_classification:
-        return Evaluation(row, outputs, explain_classes(name, outputs, examples, settings))
-    plots.draw_predictions(
-        outputs, targets, examples.dataset.classes, PLOTS / name / "predictions.png"
-    )
-    return Evaluation(row, outputs, confusion=None)
+    return Scored(scores, outputs, on_validation, microseconds)
 
 
 def _check_fits(name: str, model: Deployable, dataset: Dataset) -> None:

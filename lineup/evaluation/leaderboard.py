@@ -8,15 +8,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from lineup.evaluation import image_plots, plots
 from lineup.evaluation.comparisons import mcnemar, readable_p
 from lineup.evaluation.evaluator import Evaluation, Examples
 from lineup.evaluation.metrics import interval
+from lineup.evaluation.text_tables import markdown, show
 from lineup.files import write_json, write_text
 from lineup.paths import EVALUATION, HISTORY, LEADERBOARD_CSV, MODELS, PLOTS
 
@@ -37,7 +35,7 @@ def write_leaderboard(rows: list[Row], confidence: float, examples: Examples) ->
     write_text(LEADERBOARD_CSV, pd.DataFrame(rows).to_csv(index=False))
     notes = "".join(f"\n{note}\n" for note in _notes(rows[0], confidence, examples))
     table = _readable(rows, confidence, examples)
-    write_text(EVALUATION / "leaderboard.md", _markdown(table) + notes)
+    write_text(EVALUATION / "leaderboard.md", markdown(table) + notes)
     plots.draw_leaderboard(rows, confidence, EVALUATION / "leaderboard.png")
     scores = {row["architecture"]: row.get("val_accuracy", row["val_loss"]) for row in rows}
     write_json(EVALUATION / "validation.json", scores)
@@ -122,31 +120,9 @@ def _error_cells(row: Row) -> dict[str, str]:
     }
 
 
-def _markdown(table: list[dict[str, str]]) -> str:
-    """Return a Markdown table whose columns line up as plain text; numbers are right-aligned."""
-    widths = {head: max(len(head), 3, *(len(row[head]) for row in table)) for head in table[0]}
-    first, *others = widths
-    rule = {first: "-" * widths[first]}
-    rule |= {head: "-" * (widths[head] - 1) + ":" for head in others}
-    lines = []
-    for row in ({head: head for head in widths}, rule, *table):
-        numbers = [row[head].rjust(widths[head]) for head in others]
-        cells = [row[first].ljust(widths[first]), *numbers]
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return "".join(lines)
-
-
 def show_leaderboard(rows: list[Row], confidence: float, examples: Examples) -> None:
     """Print the leaderboard."""
-    cells = _readable(rows, confidence, examples)
-    title = "Leaderboard, by validation score"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for head in cells[0]:
-        justify = "left" if head == "architecture" else "right"
-        table.add_column(head, justify=justify, no_wrap=True)
-    for row in cells:
-        table.add_row(*map(Text, row.values()))
-    Console().print(table)
+    show("Leaderboard, by validation score", _readable(rows, confidence, examples))
     for note in _notes(rows[0], confidence, examples):
         print(note)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lineup.params import Params
 from lineup.tracking import lineage
+from lineup.training.checkpoints import fingerprint
 from lineup.training.setup import Setup
 
 
@@ -19,6 +20,7 @@ def describe_run(
     tags |= {"architecture": setup.architecture, "lineup.lock": str(lock_file)}
     tags |= {f"sha256.{split}": digest for split, digest in dataset.digests.items()}
     tags["sha256.split"] = setup.split.digest
+    tags["settings"] = fingerprint(setup.config | {"seed": None})[:8]  # equal but for the seed
     tags["git_dirty"] = lineage.TOO_LARGE if patch is None else str(bool(patch)).lower()
     sections = {"data": params.data.model_dump(), "split": params.split.model_dump()}
     name = " ".join(part for part in (setup.architecture, tags["dvc_exp_name"]) if part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,6 +69,20 @@ def record_export(architecture: str, settings: dict[str, Any]) -> str:
         return f"{outage}; nothing is lost, make sync asks the gate later"
     nothing = f"nothing to decide: {architecture} was decided about just now, or its run deleted"
     return decisions.get(log.run_id, nothing)
+
+
+def record_scores(trained: Sequence[Mapping[str, Any]]) -> None:
+    """Add test scores to the runs of trainings that no stage evaluates: run_id, epoch, test_…"""
+    logs = []
+    for row in trained:
+        log = RunLog(row["run_id"])
+        if log.is_started:  # not where tracking was off
+            scores = {name: value for name, value in row.items() if name.startswith("test_")}
+            log.add_point(row["epoch"], scores)
+            logs.append(log)
+    _, outage = _record(logs)
+    if outage:
+        print(f"warning: {outage}; nothing is lost, later: make sync")
 
 
 def sync() -> None:

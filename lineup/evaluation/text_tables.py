@@ -1,0 +1,38 @@
+"""Tables of texts, for people: as Markdown and on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Rows = Sequence[Mapping[str, str]]  # the first one's keys are the columns
+
+
+def markdown(rows: Rows, left: Collection[str] = ("architecture",)) -> str:
+    """Return a Markdown table whose columns line up as plain text; those not `left` are numbers."""
+    widths = {head: max(len(head), 3, *(len(row[head]) for row in rows)) for head in rows[0]}
+    rule = {
+        head: "-" * width if head in left else "-" * (width - 1) + ":"
+        for head, width in widths.items()
+    }
+    lines = []
+    for row in ({head: head for head in widths}, rule, *rows):
+        cells = [
+            row[head].ljust(width) if head in left else row[head].rjust(width)
+            for head, width in widths.items()
+        ]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+def show(title: str, rows: Rows, left: Collection[str] = ("architecture",)) -> None:
+    """Print a table."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for head in rows[0]:
+        table.add_column(head, justify="left" if head in left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row.values()))
+    Console().print(table)

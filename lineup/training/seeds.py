@@ -1,0 +1,44 @@
+"""Trainings of one recipe with other seeds, each kept for the next time under its fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lineup.files import read_json, write_json
+from lineup.model_info import ModelInfo
+from lineup.params import Params
+from lineup.paths import RUN_JSON, state_dir
+from lineup.training.checkpoints import fingerprint, remove_finished
+from lineup.training.run import run_training
+from lineup.training.setup import set_up
+
+DONE = "done.json"  # written last: how long the loop took
+THREADS = torch.get_num_threads()  # before any recipe set its own
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that is finished."""
+
+    folder: Path  # with what stages.train writes
+    row: dict[str, Any]  # seed, run_id, seconds, epoch, scores on validation
+
+
+def train_seed(params: Params, architecture: str, seed: int) -> Trained:
+    """Train with `seed` in place of that of params.yaml, unless that is done already."""
+    params = params.model_copy(update={"seed": seed})
+    torch.set_num_threads(THREADS)
+    setup = set_up(params, architecture)
+    folder = state_dir() / "seeds" / fingerprint(setup.config)
+    if not (folder / DONE).exists():
+        print(f"\n{architecture}, seed {seed}")
+        seconds = run_training(setup, params, folder)
+        write_json(folder / DONE, {"seconds": seconds})
+        remove_finished(folder)
+    info, done, run = ModelInfo.read(folder), read_json(folder / DONE), read_json(folder / RUN_JSON)
+    row = {"architecture": architecture, "seed": seed, **run, **done, "epoch": info.epoch}
+    return Trained(folder, row | info.validation)
