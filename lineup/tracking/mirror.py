@@ -20,6 +20,7 @@ from mlflow.entities import (
     Experiment,
     InputTag,
     LoggedModel,
+    LoggedModelInput,
     Metric,
     Param,
     Run,
@@ -28,7 +29,7 @@ from mlflow.entities import (
 
 from lineup.files import read_json, sha256, write_json
 from lineup.tracking.location import store_key
-from lineup.tracking.names import RESTORED, RUN_ID
+from lineup.tracking.names import RESTORED, RUN_ID, WEIGHTS_TAG
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import open_experiment
 
@@ -106,6 +107,7 @@ class Mirror:
         self.cursor = cursor
         if not cursor["is_guest"]:
             self._send_params(run)
+            self._link_start(run)
         write_json(self.cursor_file, cursor)
         return run
 
@@ -128,6 +130,18 @@ class Mirror:
         if not run.inputs.dataset_inputs:
             datasets = start["datasets"].items()
             self.client.log_inputs(run_id, [_dataset_input(*dataset) for dataset in datasets])
+
+    def _link_start(self, run: Run) -> None:
+        """Name the model whose weights the training started from, where this store has it."""
+        digest = self.log.start["params"].get("pretrained.sha256")
+        if not digest or run.inputs.model_inputs:
+            return
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        query = f"tags.`{WEIGHTS_TAG}` = '{digest}'"
+        found = self.client.search_logged_models(experiments, query, max_results=1)
+        if found:
+            start = LoggedModelInput(found[0].model_id)
+            self.client.log_inputs(run.info.run_id, models=[start])
 
     # --- what grows -------------------------------------------------------------------------------
 

@@ -24,11 +24,10 @@ from lineup.paths import EXAMPLE, MODEL_JSON, ONNX, SCORES, VALIDATION, WEIGHTS
 from lineup.templating import render
 from lineup.tracking.lineage import TOO_LARGE
 from lineup.tracking.mirror import Mirror, log_metrics, to_metrics
-from lineup.tracking.names import RUN_ID, registered_name
+from lineup.tracking.names import RUN_ID, WEIGHTS_TAG, registered_name
 from lineup.tracking.run_log import RunLog
 from lineup.tracking.store import registry_lock
 
-WEIGHTS_TAG = "weights_sha256"
 TRAINED_AT = "lineup.trained_at"  # milliseconds
 READY = "READY"
 

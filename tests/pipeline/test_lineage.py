@@ -9,7 +9,7 @@ from helpers.store import runs
 from helpers.waiting import wait_for
 
 from lineup.files import sha256
-from lineup.tracking.registry import WEIGHTS_TAG
+from lineup.tracking.names import WEIGHTS_TAG
 
 pytestmark = pytest.mark.slow
 

@@ -46,6 +46,11 @@ def test_a_registered_model_starts_the_training_of_another_set(project):
     info = ModelInfo.read(project.folder / "models/cnn")
     (file,) = (project.folder / "pretrained").glob("cnn-*.safetensors")
     assert info.recipe["pretrained"] == {"name": file.stem, "sha256": sha256(file)}
+    client = project.client()
+    start = client.get_model_version_by_alias("digits", "cnn")
+    training = client.get_run(client.get_model_version_by_alias("others", "cnn").run_id)
+    sources = [f"models:/{model.model_id}" for model in training.inputs.model_inputs]
+    assert sources == [start.source]
 
 
 @pytest.mark.slow
