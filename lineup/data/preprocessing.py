@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lineup.data.image_io import read_picture, to_eight_bits
+from lineup.data.ink import find_ink
 
-BACKGROUND_RANGE = 0.2  # of the way to the brightest pixel: still background in a photo
 MIN_CONTRAST = 32  # grey levels; what stands out less from the background is nothing
 
 
@@ -79,40 +79,31 @@ def _letterbox(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _frame(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
     """Return a grey picture inverted, cropped, scaled and centred as the set declares."""
-    background = _background(image)
-    if background not in (framing.background, None):
+    shown = _write_again(image, framing.content) if framing.content else None
+    if shown:
+        return _centre(shown, size, framing)
+    if _background(image) not in (framing.background, None):
         image = ImageOps.invert(image)
-    if framing.content is None:
-        return _letterbox(image, size)
-    return _centre(image, size, framing)
+    return _letterbox(image, size)
 
 
-def _centre(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
-    """Crop what a grey image shows, scale it to framing.content, put its mass at the centre."""
-    is_light = framing.background == "light"
-    shown = _cut_out(ImageOps.invert(image) if is_light else image, framing.content)
-    if shown is None:
-        return _letterbox(image, size)
+def _write_again(image: Image.Image, content: int) -> Image.Image | None:
+    """Return what is written in a grey picture, white on black, its longer side `content`."""
+    written = find_ink(image, MIN_CONTRAST)
+    if written is None:
+        return None
+    shown = _scale(written, content / max(written.size), Image.Resampling.LANCZOS)
+    return shown if np.asarray(shown).any() else None  # specks may vanish
+
+
+def _centre(shown: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
+    """Put the centre of mass of white on black at the centre of the set's ground."""
     height, width = size
     offset = np.array([height / 2, width / 2]) - _mass_centre(np.asarray(shown))
     row, column = np.round(offset).astype(int).tolist()
     ground = Image.new("L", (width, height))
     ground.paste(shown, (column, row))
-    return ImageOps.invert(ground) if is_light else ground
-
-
-def _cut_out(image: Image.Image, content: int) -> Image.Image | None:
-    """Return what is brighter than the border, its longer side scaled to `content`, if any is."""
-    pixels = np.asarray(image).astype(np.float32)
-    pixels -= np.median(_border(pixels))
-    if pixels.max() < MIN_CONTRAST:
-        return None
-    above = np.clip(pixels / pixels.max() - BACKGROUND_RANGE, 0, None)
-    pixels = above / (1 - BACKGROUND_RANGE) * 255
-    whole = Image.fromarray(pixels.round().astype(np.uint8))
-    shown = whole.crop(_bounding_box(pixels >= 1))
-    scaled = _scale(shown, content / max(shown.size), Image.Resampling.LANCZOS)
-    return scaled if np.asarray(scaled).any() else None  # specks may vanish
+    return ImageOps.invert(ground) if framing.background == "light" else ground
 
 
 def _scale(image: Image.Image, scale: float, resampling: Image.Resampling) -> Image.Image:
@@ -125,13 +116,6 @@ def _background(image: Image.Image) -> str | None:
     if level < 64:
         return "dark"
     return "light" if level > 191 else None
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Return left, top, right, bottom of the true pixels of (H, W), the latter two exclusive."""
-    rows = np.flatnonzero(mask.any(axis=1)).tolist()
-    columns = np.flatnonzero(mask.any(axis=0)).tolist()
-    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
 def _mass_centre(image: np.ndarray) -> np.ndarray:

@@ -51,6 +51,7 @@ def test_the_summary_has_mean_and_standard_deviation(table):
     assert summarise(regression)[0]["validation"] == "0.915 ± 0.013"
 
 
+@pytest.mark.slow
 def test_every_seed_is_the_training_of_dvc_repro_and_trained_once(project):
     printed = project.run(*SEEDS, "linear", "mlp", "--seeds", "2").stdout
     found = pd.read_csv("seeds/seeds.csv").set_index(["architecture", "seed"])

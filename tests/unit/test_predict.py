@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.datasets import write_dataset, write_split
 from helpers.models import write_model
+from helpers.photos import photograph
 from PIL import Image, ImageOps
 
 from lineup.architectures import build
@@ -115,6 +116,32 @@ def test_a_model_sees_digits_on_paper_as_it_sees_its_training_images(model, digi
     seen = [classifier.preprocess(source) for source in sources]
     assert np.mean(classifier.classify(seen).argmax(axis=1) == labels) > 0.9
     assert np.mean(classifier.classify(images).argmax(axis=1) == labels) > 0.9
+
+
+@pytest.mark.parametrize("grey", [120, 150, 170, 190, 200, 250])
+@pytest.mark.parametrize("fall", [0, 0.5])
+def test_grey_paper_and_a_gradient_leave_a_digit_as_it_is(model, digits, grey, fall):
+    classifier = open_classifier(str(model))
+    clean = digits[0][7][0]
+    ink = np.asarray(Image.fromarray(clean).resize((420, 420), Image.Resampling.BICUBIC)) / 255
+    page = np.zeros((800, 1000))
+    page[200:620, 300:720] = ink
+    photo = grey * (1 - 0.8 * page) * np.linspace(1, 1 - fall, 1000)
+    file = io.BytesIO()
+    Image.fromarray(photo.astype(np.uint8)).save(file, "PNG")
+    file.seek(0)
+    seen = classifier.preprocess(file)[0]
+    assert np.corrcoef(seen.ravel(), clean.ravel())[0, 1] > 0.9
+    assert seen.max() > 200 and np.median(seen) == 0
+
+
+def test_photos_with_shadows_lines_and_pens_are_read_as_the_clean_digits(model, digits):
+    classifier, generator = open_classifier(str(model)), np.random.default_rng(7)
+    images, labels = digits[0][:100], digits[1][:100]
+    is_right = classifier.classify(list(images)).argmax(axis=1) == labels
+    photos = [photograph(image[0], generator, tilt=5) for image in images[is_right]]
+    answers = classifier.classify([classifier.preprocess(photo) for photo in photos]).argmax(axis=1)
+    assert is_right.mean() > 0.95 and np.mean(answers == labels[is_right]) > 0.95
 
 
 def invert_file(file):
