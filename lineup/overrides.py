@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dvc.exceptions import InvalidArgumentError
 from dvc.utils.hydra import apply_overrides
+from ruamel.yaml.error import YAMLError
 
 from lineup.errors import UserError
 from lineup.params import Params, load_params
@@ -21,7 +22,8 @@ def load_changed(changes: Sequence[str]) -> Params:
         copy = shutil.copy(PARAMS, folder)
         try:
             apply_overrides(copy, list(changes))
-        except InvalidArgumentError as error:
+        except (InvalidArgumentError, YAMLError) as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
-            raise UserError(f"{' '.join(changes)}: {reason}; write KEY=VALUE, as for -S") from None
+            hint = "write KEY=VALUE, as for -S, with one value"
+            raise UserError(f"{' '.join(changes)}: {reason}; {hint}") from None
         return load_params(Path(copy))

@@ -47,14 +47,16 @@ def main(
     if precisions == {"portable"}:
         limit_instructions()
     elif "portable" in precisions:
-        raise UserError("precision: portable shapes the whole process; give it a run of its own")
+        raise UserError("precision: portable rules a whole process; name only what trains with it")
 
     from lineup.evaluation.seeds import report, score_all
     from lineup.training.seeds import train_seed
 
     numbers = range(params.seed, params.seed + seeds)
+    if numbers[-1] >= 2**32:
+        raise UserError(f"seeds {numbers[0]} to {numbers[-1]} end beyond 2³²; set a smaller seed")
     trained = [
-        (setting, train_seed(settings[setting], name, seed))
+        (setting, train_seed(settings[setting], name, seed, setting))
         for name, setting, seed in product(dict.fromkeys(names), settings, numbers)
     ]
     rows = [{"setting": setting, **one.row} for setting, one in trained]

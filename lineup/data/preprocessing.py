@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lineup.data.image_io import read_picture, to_eight_bits
-from lineup.data.ink import find_ink
+from lineup.data.strokes import extract_strokes
 
 MIN_CONTRAST = 32  # grey levels; what stands out less from the background is nothing
 
@@ -79,31 +79,31 @@ def _letterbox(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _frame(image: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
     """Return a grey picture inverted, cropped, scaled and centred as the set declares."""
-    shown = _write_again(image, framing.content) if framing.content else None
-    if shown:
-        return _centre(shown, size, framing)
+    strokes = _crop_and_scale(image, framing.content) if framing.content else None
+    if strokes:
+        return _centre(strokes, size, framing)
     if _background(image) not in (framing.background, None):
         image = ImageOps.invert(image)
     return _letterbox(image, size)
 
 
-def _write_again(image: Image.Image, content: int) -> Image.Image | None:
-    """Return what is written in a grey picture, white on black, its longer side `content`."""
-    written = find_ink(image, MIN_CONTRAST)
-    if written is None:
+def _crop_and_scale(image: Image.Image, content: int) -> Image.Image | None:
+    """Return the strokes of a grey picture, white on black, their longer side `content`."""
+    strokes = extract_strokes(image, MIN_CONTRAST)
+    if strokes is None:
         return None
-    shown = _scale(written, content / max(written.size), Image.Resampling.LANCZOS)
-    return shown if np.asarray(shown).any() else None  # specks may vanish
+    scaled = _scale(strokes, content / max(strokes.size), Image.Resampling.LANCZOS)
+    return scaled if np.asarray(scaled).any() else None  # specks may vanish
 
 
-def _centre(shown: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
-    """Put the centre of mass of white on black at the centre of the set's ground."""
+def _centre(strokes: Image.Image, size: tuple[int, int], framing: Framing) -> Image.Image:
+    """Put the centre of mass of strokes, white on black, at the centre of the set's background."""
     height, width = size
-    offset = np.array([height / 2, width / 2]) - _mass_centre(np.asarray(shown))
+    offset = np.array([height / 2, width / 2]) - _mass_centre(np.asarray(strokes))
     row, column = np.round(offset).astype(int).tolist()
-    ground = Image.new("L", (width, height))
-    ground.paste(shown, (column, row))
-    return ImageOps.invert(ground) if framing.background == "light" else ground
+    canvas = Image.new("L", (width, height))
+    canvas.paste(strokes, (column, row))
+    return ImageOps.invert(canvas) if framing.background == "light" else canvas
 
 
 def _scale(image: Image.Image, scale: float, resampling: Image.Resampling) -> Image.Image:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy.stats import ttest_rel
 
@@ -22,6 +23,7 @@ from lineup.params import Evaluate
 from lineup.paths import ONNX, SEEDS
 from lineup.serving.deployable import load_deployable
 
+ROUNDING = 1e-9  # of a difference: so far apart are equal ones
 SPLITS = {"val": "validation", "test": "test"}
 Cells = list[dict[str, str]]  # a table as people read it
 
@@ -68,7 +70,7 @@ def _spread(values: pd.Series, score: str) -> str:
 
 
 def compare_settings(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """Return per architecture how much better validation is with the second setting.
+    """Return per architecture how much larger validation's score is with the second setting.
 
     Columns: architecture, n, difference, low, high, p; accuracies in points. Interval and p-value
     (two-sided) are those of a paired t test over the seeds; NaN where all differences are equal.
@@ -81,7 +83,7 @@ def compare_settings(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
         differences = values[second] - values[first]
         row = {"architecture": architecture, "n": len(differences)}
         row["difference"] = differences.mean()
-        if differences.nunique() > 1:
+        if np.ptp(differences) > ROUNDING * differences.abs().max():
             test = ttest_rel(values[second], values[first])
             row["low"], row["high"] = test.confidence_interval(confidence)
             row["p"] = test.pvalue
@@ -105,13 +107,18 @@ def readable_differences(differences: pd.DataFrame, score: str, confidence: floa
     return rows
 
 
-def verdicts(differences: pd.DataFrame, confidence: float) -> list[str]:
+def verdicts(differences: pd.DataFrame, score: str, confidence: float) -> list[str]:
     """Say of each architecture whether the change makes a difference that chance does not."""
     lines = []
     for found in differences.to_dict("records"):
-        is_real = found["p"] < 1 - confidence
-        text = "makes a difference" if is_real else "makes no difference that these seeds can show"
-        lines.append(f"{found['architecture']}: the change {text}")
+        is_better = (found["difference"] > 0) == (score == "accuracy")
+        if found["p"] < 1 - confidence:
+            text = f"the change is {'better' if is_better else 'worse'}"
+        elif math.isnan(found["p"]) and found["difference"]:
+            text = "the same difference with every seed, so that no test applies; try more seeds"
+        else:
+            text = "no difference that these seeds can show"
+        lines.append(f"{found['architecture']}: {text}")
     return lines
 
 
@@ -123,13 +130,14 @@ def report(rows: list[dict[str, Any]], title: str, change: str, confidence: floa
     tables, notes = {title: summarise(table)}, []
     if change:
         differences = compare_settings(table, confidence)
-        cells = readable_differences(differences, score_of(table), confidence)
+        score = score_of(table)
+        cells = readable_differences(differences, score, confidence)
         tables["Validation changed, less validation as it was, seed by seed"] = cells
-        notes = [f"changed: {change}", *verdicts(differences, confidence)]
+        notes = [f"changed: {change}", *verdicts(differences, score, confidence)]
     left = ("architecture", "setting")
-    texts = [f"{title}\n\n{markdown(rows, left)}" for title, rows in tables.items()]
+    texts = [f"{title}\n\n{markdown(cells, left)}" for title, cells in tables.items()]
     write_text(SEEDS / "seeds.md", "\n".join(texts + [f"{note}\n" for note in notes]))
-    for title, rows in tables.items():
-        show(title, rows, left)
+    for title, cells in tables.items():
+        show(title, cells, left)
     for note in notes:
         print(note)

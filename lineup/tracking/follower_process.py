@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from lineup.tracking.location import host, store_uri
-from lineup.tracking.reachability import check_store, summary
+from lineup.tracking.reachability import StoreError, check_store, summary
 from lineup.tracking.run_log import RunLog
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_UPDATES = 2.0
 SECONDS_AFTER_FAILURE = 15.0
-SECONDS_TO_COME_BACK = 5.0  # a store that failed so short ago is not asked again at the end
+SECONDS_TO_COME_BACK = 5.0  # a server that was down so short ago is not asked at the end
 
 
 class _Session:
@@ -26,17 +26,14 @@ class _Session:
         self.log = log
         self.mirror: Mirror | None = None
         self.has_warned = False
-        self.failed_at: float | None = None
+        self.has_failed = False
+        self.silent_since: float | None = None  # no server answered
 
     @property
-    def has_failed(self) -> bool:
-        """Tell whether the last update did not reach the store."""
-        return self.failed_at is not None
-
-    @property
-    def has_just_failed(self) -> bool:
-        """Tell whether that was so short ago that another try would only take time."""
-        return self.has_failed and time.monotonic() - self.failed_at < SECONDS_TO_COME_BACK
+    def is_down(self) -> bool:
+        """Tell whether no server answered, so short ago that another try would only take time."""
+        since = self.silent_since
+        return since is not None and time.monotonic() - since < SECONDS_TO_COME_BACK
 
     def update(self, is_over: bool = False) -> None:
         """Send what is new, unless the store fails."""
@@ -46,9 +43,10 @@ class _Session:
                 self.mirror = _open_mirror(self.log)
             self.mirror.is_live = not is_over
             self.mirror.update()
-            self.failed_at = None
+            self.has_failed, self.silent_since = False, None
         except Exception as error:  # a store can fail in any way
-            self.failed_at = time.monotonic()
+            self.has_failed = True
+            self.silent_since = time.monotonic() if isinstance(error, StoreError) else None
             self.mirror = None  # the store may be another one when it is back
             self._warn(error)
 
@@ -77,7 +75,7 @@ def follow_run(run_id: str) -> int:
         if session.log.is_started:
             session.update()
         is_over.wait(SECONDS_AFTER_FAILURE if session.has_failed else SECONDS_BETWEEN_UPDATES)
-    if not session.has_just_failed:
+    if not session.is_down:
         session.update(is_over=True)
     return 1 if session.has_failed else 0
 

@@ -30,7 +30,7 @@ def now_ms() -> int:
 
 
 class RunLog:
-    """The folder of one run. Only one process at a time appends points: who trains it."""
+    """The folder of one run. Only one process at a time appends points: who trains or scores it."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id

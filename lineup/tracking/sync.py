@@ -91,13 +91,21 @@ def sync() -> None:
     decisions, outage = _record(logs)
     for decision in decisions.values():
         print(decision)
-    unmet = [log for log in logs if log.outputs.exists() and not log.evaluation.exists()]
+    unmet = [log for log in logs if log.outputs.exists() and not _is_scored(log)]
     if unmet:
         names = ", ".join(sorted({log.start["name"] for log in unmet}))
         print(f"{len(unmet)} trainings were never evaluated, so they have no version: {names}")
     if outage:
         raise UserError(f"{outage}; nothing is lost, run make sync again later")
     print(f"{store_uri()} has all {len(logs)} runs, but for those that were deleted there")
+
+
+def _is_scored(log: RunLog) -> bool:
+    """Tell whether a training was evaluated, or was one of several seeds."""
+    if log.evaluation.exists():
+        return True
+    points, _ = log.read_points()
+    return any(name.startswith("test_") for point in points for name in point["values"])
 
 
 def adopt_outputs(params: Params) -> None:
@@ -205,10 +213,12 @@ def _run_log(architecture: str) -> RunLog:
 def _restore(log: RunLog, folder: Path) -> None:
     """Make a run log from a training's outputs; it begins when it is whole."""
     info = ModelInfo.read(folder)
+    recipe = dict(info.recipe)
     config = {
         "architecture": info.architecture,
         "hyperparameters": info.hyperparameters,
-        "recipe": info.recipe,
+        "pretrained": recipe.pop("pretrained", None),
+        "recipe": recipe,
         "seed": info.seed,
         "dataset": info.dataset,
     }

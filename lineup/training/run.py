@@ -36,7 +36,7 @@ def run_training(setup: Setup, params: Params, folder: Path) -> float | None:
         if setup.trainer.recipe.tensorboard:
             from lineup.training.tensorboard import TensorBoard  # an extra
 
-            listeners.append(TensorBoard(setup.architecture, is_resumed))
+            listeners.append(TensorBoard(folder.name, is_resumed))
 
         interruption = stack.enter_context(Interruption())
         stack.enter_context(console)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from lineup.files import read_json, write_json
 from lineup.model_info import ModelInfo
@@ -28,17 +29,20 @@ class Trained:
     row: dict[str, Any]  # seed, run_id, seconds, epoch, scores on validation
 
 
-def train_seed(params: Params, architecture: str, seed: int) -> Trained:
+def train_seed(params: Params, architecture: str, seed: int, setting: str) -> Trained:
     """Train with `seed` in place of that of params.yaml, unless that is done already."""
-    params = params.model_copy(update={"seed": seed})
+    seeded = params.model_copy(update={"seed": seed})
     torch.set_num_threads(THREADS)
-    setup = set_up(params, architecture)
+    setup = set_up(seeded, architecture)
     folder = state_dir() / "seeds" / fingerprint(setup.config)
-    if not (folder / DONE).exists():
-        print(f"\n{architecture}, seed {seed}")
-        seconds = run_training(setup, params, folder)
-        write_json(folder / DONE, {"seconds": seconds})
-        remove_finished(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / DONE).exists():
+            print(f"\n{architecture}, seed {seed}, {setting}")
+            seconds = run_training(setup, seeded, folder)
+            write_json(folder / DONE, {"seconds": seconds})
+            if seed != params.seed:  # else dvc repro may want to go on with it
+                remove_finished(folder)
     info, done, run = ModelInfo.read(folder), read_json(folder / DONE), read_json(folder / RUN_JSON)
     row = {"architecture": architecture, "seed": seed, **run, **done, "epoch": info.epoch}
     return Trained(folder, row | info.validation)

@@ -31,16 +31,26 @@ def test_the_interval_is_that_of_a_paired_t_test(table):
     half = 3.182446 * differences.std(ddof=1) / 2  # Student's t of 3 degrees, at 97.5 %
     assert found["difference"] == pytest.approx(1.5)
     assert (found["low"], found["high"]) == pytest.approx((1.5 - half, 1.5 + half), rel=1e-5)
-    assert verdicts(compare_settings(table, 0.95), 0.95) == ["cnn: the change makes a difference"]
-    (strict,) = verdicts(compare_settings(table, 0.95), 0.999)
-    assert "makes no difference that these seeds can show" in strict
+    differences = compare_settings(table, 0.95)
+    assert verdicts(differences, "accuracy", 0.95) == ["cnn: the change is better"]
+    assert verdicts(differences, "loss", 0.95) == ["cnn: the change is worse"]
+    assert verdicts(differences, "accuracy", 0.999) == [
+        "cnn: no difference that these seeds can show"
+    ]
 
 
 def test_equal_differences_can_not_be_tested(table):
     same = table.assign(val_accuracy=0.5)
     (row,) = readable_differences(compare_settings(same, 0.95), "accuracy", 0.95)
     assert row["p"] == row["95 % interval"] == "–"
-    assert "no difference" in verdicts(compare_settings(same, 0.95), 0.95)[0]
+    assert "no difference" in verdicts(compare_settings(same, 0.95), "accuracy", 0.95)[0]
+
+
+def test_differences_that_rounding_alone_tells_apart_are_equal(table):
+    images = np.array([51, 53, 52, 54, 52, 54, 53, 55]) / 60  # one image more with each seed
+    differences = compare_settings(table.assign(val_accuracy=images), 0.95)
+    assert np.isnan(differences["p"][0]) and differences["difference"][0] == pytest.approx(100 / 60)
+    assert "more seeds" in verdicts(differences, "accuracy", 0.95)[0]
 
 
 def test_the_summary_has_mean_and_standard_deviation(table):
@@ -82,7 +92,9 @@ def test_every_seed_is_the_training_of_dvc_repro_and_trained_once(project):
     pd.testing.assert_frame_equal(
         pd.read_csv("seeds/seeds.csv"), found.loc[["linear"]].reset_index(), check_like=True
     )
-    assert not list(Path(".lineup/checkpoints").glob("*/state-*"))
+    checkpoints = list(Path(".lineup/checkpoints").glob("*/state-*"))
+    assert len(checkpoints) == 2  # of the seed that dvc repro may go on with
+    assert "never evaluated" not in project.run("python", "-m", "stages.sync").stdout
 
 
 def runs_of(client, architecture):
@@ -101,7 +113,7 @@ def test_two_settings_are_compared_on_validation_and_the_test_stays_closed(proje
     assert not [column for column in found if column.startswith("test_")]
     means = found.groupby("setting")["val_accuracy"].mean()
     difference = 100 * (means["changed"] - means["as it is"])
-    assert f"{difference:+.3g}" in printed and "linear: the change makes" in printed
+    assert f"{difference:+.3g}" in printed and "linear: the change is" in printed
     assert "changed: models.linear.learning_rate=0.3" in Path("seeds/seeds.md").read_text()
     assert Path("params.yaml").read_text() == before
 
@@ -113,11 +125,13 @@ def test_two_settings_are_compared_on_validation_and_the_test_stays_closed(proje
         (["--against", "seed=7"], "only settings of train and models can be compared"),
         (["--against", "models.cnn.learning_rate=0.1"], "changes none of these trainings"),
         (["--against", "models.mlp.lr=3"], "Could not override 'models.mlp.lr'; write KEY=VALUE"),
+        (["--against", "train.epochs=range(1,3)"], "with one value"),
+        (["--against", "train.epochs=1,2"], "with one value"),
         (["--against", "nonsense"], "write KEY=VALUE, as for -S"),
         (["--against", "train.learning_rate=-1"], "train.learning_rate = -1: input should be"),
         (
             ["--against", "train.precision=portable", "--against", "train.threads=1"],
-            "run of its own",
+            "name only what",
         ),
         (["lin"], "unknown architecture 'lin'; did you mean 'linear'?"),
     ],

@@ -12,7 +12,7 @@ import torch
 from helpers.datasets import write_dataset, write_split
 from helpers.models import write_model
 from helpers.photos import photograph
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from lineup.architectures import build
 from lineup.errors import UserError
@@ -133,6 +133,31 @@ def test_grey_paper_and_a_gradient_leave_a_digit_as_it_is(model, digits, grey, f
     seen = classifier.preprocess(file)[0]
     assert np.corrcoef(seen.ravel(), clean.ravel())[0, 1] > 0.9
     assert seen.max() > 200 and np.median(seen) == 0
+
+
+@pytest.mark.parametrize("noise", [0, 2])
+@pytest.mark.parametrize(("width", "pencil"), [(1, 120), (2, 160), (4, 190), (12, 190)])
+def test_a_thin_or_faint_stroke_is_found(model, noise, width, pencil):
+    classifier, generator = open_classifier(str(model)), np.random.default_rng(1)
+    seen = []
+    for colour in (pencil, 0):
+        page = Image.new("L", (1000, 800), 230)
+        ImageDraw.Draw(page).ellipse((300, 200, 600, 600), outline=colour, width=width)
+        pixels = np.asarray(page) + generator.normal(0, noise, (800, 1000))
+        file = io.BytesIO()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "PNG")
+        file.seek(0)
+        seen.append(classifier.preprocess(file).ravel())
+    assert np.corrcoef(*seen)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("grey", [128, 200, 240])
+def test_noise_on_an_empty_page_is_no_stroke(model, grey):
+    pixels = np.random.default_rng(1).normal(grey, 5, (800, 1000)).clip(0, 255)
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+    file.seek(0)
+    assert np.ptp(open_classifier(str(model)).preprocess(file).astype(int)) < 32
 
 
 def test_photos_with_shadows_lines_and_pens_are_read_as_the_clean_digits(model, digits):
