@@ -70,9 +70,14 @@ def _values(image: Image.Image) -> np.ndarray:
 
 
 def _large_parts(strokes: np.ndarray) -> np.ndarray:
-    """Return where strokes (H, W) hang together to more than dirt, bool (H, W)."""
+    """Return where strokes (H, W) hang together to more than dirt, bool (H, W).
+
+    Of those at the border the largest alone can count: others are corners of shadows.
+    """
     parts, count = ndimage.label(strokes > 0, structure=np.ones((3, 3)))
     weights = ndimage.sum_labels(strokes, parts, np.arange(count + 1))
+    at_border = [parts[0], parts[-1], parts[:, 0], parts[:, -1]]
+    weights[np.setdiff1d(np.concatenate(at_border), weights.argmax())] = 0
     return (weights >= _MIN_PART * weights.max())[parts] & (parts > 0)
 
 
