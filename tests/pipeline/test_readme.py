@@ -24,7 +24,7 @@ def test_the_walk_through_with_images_of_your_own(project_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # four minutes alone; beside other trainings on two cores, many times that
+@pytest.mark.timeout(1800)  # four minutes alone, many more beside other trainings
 def test_the_walk_through_with_photographs(project_factory):
     project = project_factory("photographs", images=0)
     shutil.copy(ROOT / "params.yaml", project.folder)
