@@ -1,7 +1,7 @@
 """Train with several seeds: how much of a score, or of a difference between two, is chance."""
 
 from itertools import product
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from lineup.errors import UserError, nearest
 from lineup.paths import SEEDS
 from lineup.tracking.location import enabled
 from lineup.training.portable import limit_instructions
+
+if TYPE_CHECKING:
+    from lineup.params import Params
 
 
 def main(
@@ -30,16 +33,9 @@ def main(
     from lineup.params import load_params
 
     params, change = load_params(), " ".join(against or [])
-    names, settings = architectures or params.architectures, {"as it is": params}
-    for name in names:
-        if name not in params.models:
-            raise UserError(f"unknown architecture '{name}'; {nearest(name, params.models)}")
+    names, settings = _choose(architectures, params), {"as it is": params}
     if against:
-        from lineup.overrides import load_changed
-
-        changed = settings["changed"] = load_changed(against)
-        if changed.model_copy(update={"train": params.train, "models": params.models}) != params:
-            raise UserError(f"{change}: only settings of train and models can be compared")
+        changed = settings["changed"] = _load_changed(against, params)
         names = [name for name in names if changed.recipe(name) != params.recipe(name)]
         if not names:
             raise UserError(f"{change} changes none of these trainings")
@@ -56,12 +52,12 @@ def main(
     if numbers[-1] >= 2**32:
         raise UserError(f"seeds {numbers[0]} to {numbers[-1]} end beyond 2³²; set a smaller seed")
     trained = [
-        (setting, train_seed(settings[setting], name, seed, setting))
-        for name, setting, seed in product(dict.fromkeys(names), settings, numbers)
+        train_seed(settings[setting], name, seed, setting)
+        for name, setting, seed in product(names, settings, numbers)
     ]
-    rows = [{"setting": setting, **one.row} for setting, one in trained]
+    rows = [one.row for one in trained]
     if not against:
-        found = score_all([one.folder for _, one in trained], params.evaluate)
+        found = score_all([one.folder for one in trained], params.evaluate)
         rows = [row | scores for row, scores in zip(rows, found, strict=True)]
         if enabled():
             from lineup.tracking.sync import record_scores
@@ -71,6 +67,23 @@ def main(
     title = f"{seeds} seeds, {numbers[0]} to {numbers[-1]}"
     report(rows, title, change, params.evaluate.confidence)
     print(f"Next: {SEEDS}/ · make ui, where the runs of one recipe share the tag `settings`")
+
+
+def _choose(architectures: list[str] | None, params: "Params") -> list[str]:
+    for name in architectures or []:
+        if name not in params.models:
+            raise UserError(f"unknown architecture '{name}'; {nearest(name, params.models)}")
+    return list(dict.fromkeys(architectures or params.architectures))
+
+
+def _load_changed(changes: list[str], params: "Params") -> "Params":
+    """Return params.yaml with `changes`, which may be of recipes alone."""
+    from lineup.overrides import load_changed  # DVC's reader of -S
+
+    changed = load_changed(changes)
+    if changed.model_copy(update={"train": params.train, "models": params.models}) != params:
+        raise UserError(f"{' '.join(changes)}: only settings of train and models can be compared")
+    return changed
 
 
 if __name__ == "__main__":

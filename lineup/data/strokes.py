@@ -49,15 +49,16 @@ def _subtract_background(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     small = image.copy()
     small.thumbnail((_BACKGROUND_SIDE, _BACKGROUND_SIDE), Image.Resampling.BOX)
     common = small.filter(ImageFilter.MedianFilter(_window(small, _NEIGHBOURHOOD)))
-    difference = _values(image) - _values(common.resize(image.size, Image.Resampling.BILINEAR))
+    pixels = _values(image)
+    difference = pixels - _values(common.resize(image.size, Image.Resampling.BILINEAR))
     is_dark = difference[np.abs(difference) >= _NOISE].sum() < 0
     filters = [ImageFilter.MaxFilter, ImageFilter.MinFilter]
     for extreme in filters if is_dark else filters[::-1]:
         small = small.filter(extreme(_window(small, _STROKE_WIDTH)))
     background = _values(small.resize(image.size, Image.Resampling.BILINEAR))
     if is_dark:
-        return background - _values(image), background
-    return _values(image) - background, 255 - background
+        return background - pixels, background
+    return pixels - background, 255 - background
 
 
 def _window(image: Image.Image, part: float) -> int:

@@ -52,9 +52,7 @@ def record_evaluations(architectures: list[str]) -> None:
         log = _run_log(name)
         _add_evaluation(log, name)
         logs.append(log)
-    _, outage = _record(logs)
-    if outage:
-        print(f"warning: {outage}; nothing is lost, later: make sync")
+    _record_or_warn(logs)
 
 
 def record_export(architecture: str, settings: dict[str, Any]) -> str:
@@ -80,9 +78,7 @@ def record_scores(trained: Sequence[Mapping[str, Any]]) -> None:
             scores = {name: value for name, value in row.items() if name.startswith("test_")}
             log.add_point(row["epoch"], scores)
             logs.append(log)
-    _, outage = _record(logs)
-    if outage:
-        print(f"warning: {outage}; nothing is lost, later: make sync")
+    _record_or_warn(logs)
 
 
 def sync() -> None:
@@ -178,6 +174,12 @@ def _record(logs: list[RunLog]) -> tuple[dict[str, str], str]:
         if decision:
             decisions[mirror.log.run_id] = decision
     return decisions, attempts.error
+
+
+def _record_or_warn(logs: list[RunLog]) -> None:
+    _, outage = _record(logs)
+    if outage:
+        print(f"warning: {outage}; nothing is lost, later: make sync")
 
 
 def _connect() -> MlflowClient:

@@ -26,11 +26,14 @@ class Trained:
     """A training that is finished."""
 
     folder: Path  # with what stages.train writes
-    row: dict[str, Any]  # seed, run_id, seconds, epoch, scores on validation
+    row: dict[str, Any]  # setting, architecture, seed, run_id, seconds, epoch, validation's scores
 
 
 def train_seed(params: Params, architecture: str, seed: int, setting: str) -> Trained:
-    """Train with `seed` in place of that of params.yaml, unless that is done already."""
+    """Train with `seed` in place of that of params.yaml, unless that is done already.
+
+    `setting` is the name of these params.
+    """
     seeded = params.model_copy(update={"seed": seed})
     torch.set_num_threads(THREADS)
     setup = set_up(seeded, architecture)
@@ -44,5 +47,5 @@ def train_seed(params: Params, architecture: str, seed: int, setting: str) -> Tr
             if seed != params.seed:  # else dvc repro may want to go on with it
                 remove_finished(folder)
     info, done, run = ModelInfo.read(folder), read_json(folder / DONE), read_json(folder / RUN_JSON)
-    row = {"architecture": architecture, "seed": seed, **run, **done, "epoch": info.epoch}
-    return Trained(folder, row | info.validation)
+    row = {"setting": setting, "architecture": architecture, "seed": seed}
+    return Trained(folder, row | run | done | {"epoch": info.epoch} | info.validation)

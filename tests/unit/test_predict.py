@@ -127,10 +127,7 @@ def test_grey_paper_and_a_gradient_leave_a_digit_as_it_is(model, digits, grey, f
     page = np.zeros((800, 1000))
     page[200:620, 300:720] = ink
     photo = grey * (1 - 0.8 * page) * np.linspace(1, 1 - fall, 1000)
-    file = io.BytesIO()
-    Image.fromarray(photo.astype(np.uint8)).save(file, "PNG")
-    file.seek(0)
-    seen = classifier.preprocess(file)[0]
+    seen = classifier.preprocess(png(photo))[0]
     assert np.corrcoef(seen.ravel(), clean.ravel())[0, 1] > 0.9
     assert seen.max() > 200 and np.median(seen) == 0
 
@@ -144,20 +141,14 @@ def test_a_thin_or_faint_stroke_is_found(model, noise, width, pencil):
         page = Image.new("L", (1000, 800), 230)
         ImageDraw.Draw(page).ellipse((300, 200, 600, 600), outline=colour, width=width)
         pixels = np.asarray(page) + generator.normal(0, noise, (800, 1000))
-        file = io.BytesIO()
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "PNG")
-        file.seek(0)
-        seen.append(classifier.preprocess(file).ravel())
+        seen.append(classifier.preprocess(png(pixels)).ravel())
     assert np.corrcoef(*seen)[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("grey", [128, 200, 240])
 def test_noise_on_an_empty_page_is_no_stroke(model, grey):
-    pixels = np.random.default_rng(1).normal(grey, 5, (800, 1000)).clip(0, 255)
-    file = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
-    file.seek(0)
-    assert np.ptp(open_classifier(str(model)).preprocess(file).astype(int)) < 32
+    pixels = np.random.default_rng(1).normal(grey, 5, (800, 1000))
+    assert np.ptp(open_classifier(str(model)).preprocess(png(pixels)).astype(int)) < 32
 
 
 def test_photos_with_shadows_lines_and_pens_are_read_as_the_clean_digits(model, digits):
@@ -169,12 +160,17 @@ def test_photos_with_shadows_lines_and_pens_are_read_as_the_clean_digits(model, 
     assert is_right.mean() > 0.95 and np.mean(answers == labels[is_right]) > 0.95
 
 
+def png(pixels):
+    """Return pixels, of any number type, as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "PNG")
+    file.seek(0)
+    return file
+
+
 def invert_file(file):
     """Return a picture with its colours inverted, as a PNG file."""
-    inverted = io.BytesIO()
-    ImageOps.invert(Image.open(file)).save(inverted, "PNG")
-    inverted.seek(0)
-    return inverted
+    return png(ImageOps.invert(Image.open(file)))
 
 
 @pytest.mark.parametrize("specks", [[], [(100, 100), (1500, 1100)]])
