@@ -33,6 +33,9 @@ test-slow: $(ENV)  ## what takes minutes: browsers, servers, kills
 ui: $(ENV)  ## browse experiments and models: MLflow on http://127.0.0.1:5000
 	mlflow ui --host 127.0.0.1
 
+search: $(ENV)  ## find better settings of one architecture: make search A=cnn, twenty minutes
+	python -m stages.search $(or $(A),cnn)
+
 sync: $(ENV)  ## record in MLflow what it lacks
 	python -m stages.sync
 
@@ -62,6 +65,6 @@ lock: $(ENV)  ## choose the newest versions that fit together
 		--no-emit-index-url --extra test --extra tensorboard --extra demo pyproject.toml -o requirements.lock
 
 clean:  ## remove what runs made: models, evaluation, export; DVC's cache and MLflow's store stay
-	rm -rf models evaluation export data/raw data/split runs report.html dvc_plots seeds
+	rm -rf models evaluation export data/raw data/split runs report.html dvc_plots seeds search
 
-.PHONY: help git repro test test-slow ui sync experiments report demo lint bench verify lock clean
+.PHONY: help git repro test test-slow ui search sync experiments report demo lint bench verify lock clean

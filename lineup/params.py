@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from lineup.errors import UserError, nearest
 from lineup.paths import ARCHITECTURES, PARAMS
+from lineup.ranges import Range
 from lineup.yaml_file import read_yaml
 
 RECIPE_EXAMPLES = 48_000  # MNIST's training images, for which the passes were chosen
@@ -195,6 +196,7 @@ class Params(Section):
     split: Split
     train: Train
     models: dict[Name, dict[str, Any]]
+    search: dict[Name, dict[str, Range]] = {}  # by architecture, as models
     evaluate: Evaluate
     export: Export
 
@@ -219,6 +221,17 @@ class Params(Section):
         if isinstance(overrides.get("augment"), dict):
             overrides["augment"] = defaults["augment"] | overrides["augment"]
         return validated(Train, defaults | overrides, f"models.{architecture}"), hyperparameters
+
+    def changed(self, architecture: str, settings: dict[str, Any]) -> Params:
+        """Return params with `settings` in place of those of the section models.<architecture>.
+
+        A key such as augment.rotate stands for one of a section within.
+        """
+        section = dict(self.models[architecture])
+        for key, value in settings.items():
+            outer, dot, inner = key.partition(".")
+            section[outer] = {**section.get(outer, {}), inner: value} if dot else value
+        return self.model_copy(update={"models": self.models | {architecture: section}})
 
     def epochs(self, architecture: str, examples: int, shape: list[int]) -> tuple[int, str]:
         """Return how many epochs `architecture` trains on examples of `shape`, and why."""

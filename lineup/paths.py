@@ -28,6 +28,7 @@ PLOTS = EVALUATION / "plots"
 LEADERBOARD_CSV = EVALUATION / "leaderboard.csv"
 EXPORT = Path("export")
 SEEDS = Path("seeds")
+SEARCH = Path("search")
 METRICS_JSON = Path("metrics.json")
 REPORT = Path("report.html")
 

@@ -6,8 +6,13 @@ import shutil
 import pytest
 from filelock import FileLock
 from helpers.project import Project, make_project
+from hypothesis import settings
 
 from lineup.tracking.sqlite_tables import relocate
+
+settings.register_profile("default", max_examples=300, derandomize=True)
+settings.register_profile("long", max_examples=10_000)
+settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items):

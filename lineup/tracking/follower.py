@@ -1,7 +1,8 @@
 """The process beside a training that mirrors its run: `python -m stages.sync --follow RUN`.
 
 It imports no torch, so a training neither waits for MLflow nor shares Python's lock with it. Its
-standard input is a pipe from the training: when that closes, the training ended or was killed.
+standard input is a pipe from the training: a line names another run to mirror, and when the pipe
+closes, the training ended or was killed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ class Follower:
             start_new_session=True,  # Ctrl-C is the training's to answer
         )
 
+    def add(self, log: RunLog) -> None:
+        """Mirror another run too, from now on."""
+        with suppress(OSError):  # it was killed; make sync brings what it lacks
+            self.process.stdin.write(f"{log.run_id}\n".encode())
+            self.process.stdin.flush()
+
     def close(self) -> None:
         """Wait until the rest is mirrored, the store fails, or the user presses Ctrl-C."""
         with suppress(KeyboardInterrupt):
@@ -37,7 +44,8 @@ class Follower:
             print("MLflow lacks a part of this run, and nothing is lost; later: make sync")
 
     def _wait(self) -> None:
-        self.process.stdin.close()
+        with suppress(OSError):
+            self.process.stdin.close()
         moved_at, seen = time.monotonic(), self._progress()
         while time.monotonic() - moved_at < END_TIMEOUT_SECONDS:
             with suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""What the follower process does: mirror one run until its training is over."""
+"""What the follower process does: mirror a run, and those it is told of, until they are over."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ class _Session:
         since = self.silent_since
         return since is not None and time.monotonic() - since < SECONDS_TO_COME_BACK
 
+    @property
+    def has_sent_end(self) -> bool:
+        """Tell whether the store knows that the run has finished."""
+        return self.mirror is not None and self.mirror.status_sent == "FINISHED"
+
     def update(self, is_over: bool = False) -> None:
         """Send what is new, unless the store fails."""
         try:
@@ -67,19 +72,34 @@ def _open_mirror(log: RunLog) -> Mirror:
 
 
 def follow_run(run_id: str) -> int:
-    """Mirror a run now and then until standard input closes, then the rest; exit code 1 if not."""
-    session = _Session(RunLog(run_id))
-    is_over = threading.Event()
-    threading.Thread(target=_wait_for_end, args=[is_over], daemon=True).start()
+    """Mirror a run now and then until standard input closes, then the rest; exit code 1 if not.
+
+    Runs that standard input names are mirrored too.
+    """
+    sessions, is_over = [_Session(RunLog(run_id))], threading.Event()
+    threading.Thread(target=_listen, args=[sessions, is_over], daemon=True).start()
     while not is_over.is_set():
-        if session.log.is_started:
-            session.update()
-        is_over.wait(SECONDS_AFTER_FAILURE if session.has_failed else SECONDS_BETWEEN_UPDATES)
-    if not session.is_down:
-        session.update(is_over=True)
-    return 1 if session.has_failed else 0
+        has_failed = not _update(sessions)
+        is_over.wait(SECONDS_AFTER_FAILURE if has_failed else SECONDS_BETWEEN_UPDATES)
+    if any(session.is_down for session in sessions):
+        return 1
+    return 0 if _update(sessions, is_over=True) else 1
 
 
-def _wait_for_end(is_over: threading.Event) -> None:
-    sys.stdin.buffer.read()
+def _listen(sessions: list[_Session], is_over: threading.Event) -> None:
+    for line in sys.stdin:
+        sessions.append(_Session(RunLog(line.strip())))
     is_over.set()
+
+
+def _update(sessions: list[_Session], is_over: bool = False) -> bool:
+    """Send what is new of all runs, forget those that are over; tell whether the store works."""
+    for session in list(sessions):
+        was_finished = session.has_sent_end  # so that this update brings the very last of it
+        if session.log.is_started:
+            session.update(is_over)
+        if session.has_failed:
+            return False
+        if was_finished:
+            sessions.remove(session)
+    return True

@@ -70,19 +70,25 @@ def changes() -> bytes | None:
 
 
 def tags() -> dict[str, str]:
-    """Return code, DVC experiment, data and machine as flat text."""
-    found = {
+    """Return by what people look for runs: commit, DVC experiment, machine."""
+    return {
         "git_commit": _git_line("rev-parse", "HEAD"),
-        "git_branch": _git_line("branch", "--show-current"),
-        "dvc_stage": os.environ.get("DVC_STAGE", ""),
         "dvc_exp_name": os.environ.get("DVC_EXP_NAME", ""),
-        "dvc_exp_baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV", ""),
-        "python": platform.python_version(),
         "host": host(),
         "hardware": _hardware(),
     }
-    found |= {package: version(package) for package in ("torch", "dvc", "mlflow")}
-    return found | _dvc_digests()
+
+
+def details() -> dict[str, Any]:
+    """Return what else a run comes from: branch, DVC's stage and digests, versions."""
+    packages = ("torch", "dvc", "mlflow")
+    return {
+        "git_branch": _git_line("branch", "--show-current"),
+        "dvc_stage": os.environ.get("DVC_STAGE", ""),
+        "dvc_exp_baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+        "dvc_md5": _dvc_digests(),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+    }
 
 
 def _dvc_digests() -> dict[str, str]:
@@ -93,7 +99,7 @@ def _dvc_digests() -> dict[str, str]:
         return {}
     made = [stages.get(stage, {}) for stage in ("fetch", "split")]
     outputs = [output for stage in made for output in stage.get("outs", [])]
-    return {f"dvc_md5.{output['path']}": output.get("md5", "") for output in outputs}
+    return {output["path"]: output.get("md5", "") for output in outputs}
 
 
 def _hardware() -> str:
@@ -122,3 +128,12 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def name_params(architecture: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return a training's config as MLflow's params, by the names of params.yaml where it has some.
+
+    `train` holds what was resolved for this architecture, its section of models included.
+    """
+    names = {"recipe": "train", "hyperparameters": f"models.{architecture}"}
+    return flatten({names.get(key, key): value for key, value in config.items()})

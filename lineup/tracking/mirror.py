@@ -113,9 +113,12 @@ class Mirror:
 
     def _create_run(self) -> Run:
         start = self.log.start
-        source = {"mlflow.source.name": "stages/train.py", "mlflow.source.type": "LOCAL"}
+        name = start.get("source", "stages/train.py")
+        source = {"mlflow.source.name": name, "mlflow.source.type": "LOCAL"}
         if commit := start["tags"].get("git_commit"):
             source["mlflow.source.git.commit"] = commit
+        if parent := find_run(self.client, self.experiment_id, start.get("parent", "")):
+            source["mlflow.parentRunId"] = parent.info.run_id
         tags = {RUN_ID: self.log.run_id, **source, **start["tags"]}
         return self.client.create_run(self.experiment_id, start["time"], tags, start["name"])
 

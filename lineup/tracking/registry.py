@@ -144,7 +144,7 @@ def _log_model_points(mirror: Mirror, info: ModelInfo, model_id: str) -> None:
     log = mirror.log
     validation, test = (_dataset(mirror, split) for split in ("validation", "test"))
     points, _ = log.read_points()
-    epochs = [point for point in points if "val_loss" in point["values"]]
+    epochs = [point for point in points if "train_loss" in point["values"]]
     scores = read_json(log.evaluation / SCORES)
     evaluated_at = read_json(log.evaluation_note)["time"]
     own = {"time": evaluated_at, "step": max(len(epochs), 1)}

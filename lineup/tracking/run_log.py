@@ -1,7 +1,7 @@
 """What a run leaves behind, as files: the truth that MLflow mirrors.
 
 .lineup/runs/<run id>/ holds
-    start.json     experiment, name, params, tags, datasets, time: written once
+    start.json     experiment, name, params, tags, datasets, time, parent: written once
     points.jsonl   metrics, a line per step; append-only
     status.jsonl   RUNNING, FINISHED or FAILED, a line per change; append-only
     artifacts/     what is logged on the run, in its folders

@@ -1,4 +1,4 @@
-"""What a run carries from its start: name, params, tags, datasets."""
+"""What a run carries from its start, name, params, tags, data sets; and where it came from."""
 
 from __future__ import annotations
 
@@ -15,20 +15,28 @@ def describe_run(
     setup: Setup, params: Params, lock_file: Path, patch: bytes | None
 ) -> dict[str, Any]:
     """Return the content of start.json; `patch` is what changed since the last commit."""
-    dataset = setup.dataset
+    dataset, config = setup.dataset, setup.config
     tags = lineage.tags()
     tags |= {"architecture": setup.architecture, "lineup.lock": str(lock_file)}
-    tags |= {f"sha256.{split}": digest for split, digest in dataset.digests.items()}
-    tags["sha256.split"] = setup.split.digest
-    tags["settings"] = fingerprint(setup.config | {"seed": None})[:8]  # equal but for the seed
+    tags |= {"sha256.train": dataset.digests["train"], "sha256.split": setup.split.digest}
+    tags["settings"] = fingerprint(config | {"seed": None})[:8]  # equal but for the seed
     tags["git_dirty"] = lineage.TOO_LARGE if patch is None else str(bool(patch)).lower()
     sections = {"data": params.data.model_dump(), "split": params.split.model_dump()}
+    shaping = {key: config[key] for key in ("seed", "hyperparameters", "pretrained")}
+    shaping["recipe"] = config["recipe"] | {"threads": config["threads"]}
+    named = {"dataset": params.dataset} | shaping | sections
     name = " ".join(part for part in (setup.architecture, tags["dvc_exp_name"]) if part)
     digests = setup.split.digest, dataset.digests["test"]
     return {
         "experiment": dataset.name,
         "name": name,
-        "params": lineage.flatten({"dataset": params.dataset, **setup.config, **sections}),
+        "params": lineage.name_params(setup.architecture, named),
         "tags": {key: value for key, value in tags.items() if value},
         "datasets": lineage.dataset_names(dataset.name, *digests),
     }
+
+
+def describe_origin(setup: Setup) -> dict[str, Any]:
+    """Return the content of lineage.json: every digest and version that is no tag."""
+    data = setup.dataset.digests | {"split": setup.split.digest}
+    return lineage.details() | {"data_sha256": data, "code_sha256": setup.config["code"]}

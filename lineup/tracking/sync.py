@@ -30,7 +30,7 @@ from lineup.paths import (
     RUN_JSON,
     state_dir,
 )
-from lineup.tracking.lineage import dataset_names, flatten
+from lineup.tracking.lineage import dataset_names, name_params
 from lineup.tracking.location import enabled, host, store_uri
 from lineup.tracking.mirror import Mirror, close_abandoned_runs
 from lineup.tracking.names import RESTORED
@@ -215,17 +215,15 @@ def _run_log(architecture: str) -> RunLog:
 def _restore(log: RunLog, folder: Path) -> None:
     """Make a run log from a training's outputs; it begins when it is whole."""
     info = ModelInfo.read(folder)
-    recipe = dict(info.recipe)
     config = {
-        "architecture": info.architecture,
-        "hyperparameters": info.hyperparameters,
-        "pretrained": recipe.pop("pretrained", None),
-        "recipe": recipe,
-        "seed": info.seed,
         "dataset": info.dataset,
+        "seed": info.seed,
+        "hyperparameters": info.hyperparameters,
+        "pretrained": info.recipe.get("pretrained"),
+        "recipe": {k: v for k, v in info.recipe.items() if k not in ("pretrained", "torch")},
     }
     tags = {RESTORED: "true", "architecture": info.architecture, "sha256.split": info.split}
-    tags |= {f"sha256.{split}": digest for split, digest in info.data.items()}
+    tags["sha256.train"] = info.data["train"]
     now = now_ms()
     for row in pd.read_csv(folder / HISTORY).to_dict("records"):
         log.add_point(int(row.pop("epoch")), row, now)
@@ -236,7 +234,7 @@ def _restore(log: RunLog, folder: Path) -> None:
             "time": now,
             "experiment": info.dataset,
             "name": info.architecture,
-            "params": flatten(config),
+            "params": name_params(info.architecture, config),
             "tags": tags,
             "datasets": dataset_names(info.dataset, info.split, info.data["test"]),
         }

@@ -12,6 +12,13 @@ import torch
 from lineup.errors import UserError
 from lineup.training.portable import are_instructions_limited
 
+_THREADS = torch.get_num_threads()  # before any recipe sets its own
+
+
+def reset_threads() -> None:
+    """Give torch as many threads as it began with; call before a process's next training."""
+    torch.set_num_threads(_THREADS)
+
 
 def resolve_device(name: str) -> torch.device:
     """Return the device for `auto`, `cpu`, `mps` or `cuda[:N]`; UserError if it is not there."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+
 
 class Interruption:
     """A context in which signals are noted instead of ending the process."""

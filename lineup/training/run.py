@@ -9,12 +9,10 @@ from lineup.params import Params
 from lineup.tracking.location import enabled
 from lineup.training.checkpoints import Checkpoint, fingerprint
 from lineup.training.console import Console
-from lineup.training.interruption import Interruption
+from lineup.training.interruption import INTERRUPTED, Interruption
 from lineup.training.outputs import write_outputs
 from lineup.training.session import Interrupted, drive
 from lineup.training.setup import Setup
-
-INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
 
 def run_training(setup: Setup, params: Params, folder: Path) -> float | None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
 
 from lineup.files import read_json, write_json
@@ -14,11 +13,11 @@ from lineup.model_info import ModelInfo
 from lineup.params import Params
 from lineup.paths import RUN_JSON, state_dir
 from lineup.training.checkpoints import fingerprint, remove_finished
+from lineup.training.device import reset_threads
 from lineup.training.run import run_training
 from lineup.training.setup import set_up
 
 DONE = "done.json"  # written last: how long the loop took
-THREADS = torch.get_num_threads()  # before any recipe set its own
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def train_seed(params: Params, architecture: str, seed: int, setting: str) -> Tr
     `setting` is the name of these params.
     """
     seeded = params.model_copy(update={"seed": seed})
-    torch.set_num_threads(THREADS)
+    reset_threads()
     setup = set_up(seeded, architecture)
     folder = state_dir() / "seeds" / fingerprint(setup.config)
     folder.mkdir(parents=True, exist_ok=True)

@@ -95,7 +95,8 @@ class Trainer:
         self.columns = ["epoch", *_metric_names(recipe, self.is_classification), "learning_rate"]
         self.monitor = _resolve_monitor(recipe, self.is_classification, self.columns)
         self.highest_is_best = self.monitor in ("val_accuracy", "val_r2")
-        _check_batch_norm(model, recipe)
+        if recipe.batch_size == 1:
+            _check_batch_norm(self.model, train)
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -362,11 +363,15 @@ def _resolve_monitor(recipe: Train, is_classification: bool, columns: list[str])
     return recipe.monitor
 
 
-def _check_batch_norm(model: nn.Module, recipe: Train) -> None:
-    has_batch_norm = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
-    if recipe.batch_size == 1 and has_batch_norm:
+@torch.no_grad()
+def _check_batch_norm(model: nn.Module, train: Batches) -> None:
+    """Raise UserError where a layer has a single value per channel: it has no deviation."""
+    inputs, _ = train.batch(slice(0, 1))
+    try:
+        copy.deepcopy(model).train()(inputs)
+    except ValueError as error:
         message = "train.batch_size = 1 is too small for batch norm; try 2 or more"
-        raise UserError(f"params.yaml: {message}")
+        raise UserError(f"params.yaml: {message} ({error})") from None
 
 
 def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

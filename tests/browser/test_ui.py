@@ -91,7 +91,7 @@ def test_a_person_finds_learning_curves(page, experiment, version):
 
 def test_a_person_finds_params_tags_and_datasets_of_a_run(page, experiment, version):
     page.open(f"experiments/{experiment}/runs/{version.run_id}")
-    page.wait_for("recipe.learning_rate", "git_commit", "digits-training", "Finished")
+    page.wait_for("train.learning_rate", "git_commit", "digits-training", "Finished")
 
 
 def test_a_person_finds_pictures(page, experiment, version):

@@ -8,7 +8,7 @@ from helpers.project import Project
 from helpers.store import runs
 from helpers.waiting import wait_for
 
-from lineup.files import sha256
+from lineup.files import read_json, sha256
 from lineup.tracking.names import WEIGHTS_TAG
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def reproduce(project, run, folder):
 def test_a_run_of_a_changed_tree_is_reproduced_from_its_commit_and_patch(project, tmp_path):
     run = runs(project.client())["linear"]
     assert run.data.tags["git_dirty"] == "true"
-    assert run.data.params["recipe.learning_rate"] == "0.02"  # set after the commit
+    assert run.data.params["train.learning_rate"] == "0.02"  # set after the commit
     reproduce(project, run, tmp_path / "clone")
     assert (tmp_path / "clone/notes.txt").read_text() == "not committed\n"
 
@@ -64,12 +64,13 @@ def test_temporary_and_queued_experiments_record_in_a_new_store_and_are_reproduc
     wait_for(lambda: len(project.client().search_model_versions("name = 'digits'")) == 3, 400)
     shown = project.run("dvc", "exp", "list", "--name-only").stdout
     for run in all_runs(project):
-        rate = run.data.params["recipe.learning_rate"]
+        rate = run.data.params["train.learning_rate"]
         name = run.data.tags["dvc_exp_name"]
         assert name == f"rate-{rate[2:]}" and name in shown
         assert run.info.run_name == f"linear {name}"
-        assert run.data.tags["dvc_stage"] == "train@linear"
-    assert {run.data.params["recipe.learning_rate"] for run in all_runs(project)} == set(places)
+        origin = read_json(Path(run.info.artifact_uri) / "lineage" / "lineage.json")
+        assert origin["dvc_stage"] == "train@linear"
+    assert {run.data.params["train.learning_rate"] for run in all_runs(project)} == set(places)
     for run in all_runs(project)[:2]:
         reproduce(project, run, tmp_path / run.info.run_name)
     assert not (project.folder / "mlruns").exists()

@@ -96,7 +96,7 @@ def test_changing_one_architecture_retrains_it_alone_also_in_a_temporary_workspa
     newest = client.search_model_versions("name = 'digits'", order_by=["version_number DESC"])[0]
     assert int(newest.version) == before + 1  # and none for the mlp, whose weights are the same
     run = client.get_run(newest.run_id)
-    assert run.data.params["recipe.learning_rate"] == "0.03"
+    assert run.data.params["train.learning_rate"] == "0.03"
     assert run.data.tags["dvc_exp_name"] in run.info.run_name
     assert run.info.status == "FINISHED"
 

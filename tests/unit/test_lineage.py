@@ -125,8 +125,8 @@ def test_without_git_nothing_is_known_and_nothing_fails(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert lineage.changes() == b""
-    found = lineage.tags()
-    assert found["git_commit"] == "" and found["python"]
+    assert lineage.tags()["git_commit"] == lineage.details()["git_branch"] == ""
+    assert lineage.details()["versions"]["python"]
     monkeypatch.setenv("PATH", "")
     assert lineage.changes() == b""
 

@@ -1,0 +1,76 @@
+"""The run of a search, and those of its trials, which are its children in MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from lineup.params import Params
+from lineup.tracking.follower import Follower
+from lineup.tracking.run_log import RunLog
+from lineup.tracking.run_recorder import RunWriter, how_it_ended, record_origin
+from lineup.tracking.run_start import describe_run
+from lineup.training.checkpoints import Checkpoint
+from lineup.training.setup import Setup
+
+SOURCE = "stages/search.py"
+
+
+class SearchRecorder:
+    """A context around a search: what it found, and a process that mirrors all of its runs."""
+
+    def __init__(
+        self, run_id: str, setup: Setup, params: Params, ranges: dict[str, str], lock_file: Path
+    ) -> None:
+        self.log = RunLog(run_id)
+        self.patch = record_origin(self.log, setup)
+        start = describe_run(setup, params, lock_file, self.patch)
+        texts = {f"search.{key}": text for key, text in ranges.items()}
+        name = f"search {setup.architecture}"
+        self.log.begin(start | {"name": name, "params": texts, "source": SOURCE})
+        self.log.set_status("RUNNING")
+
+    def __enter__(self) -> SearchRecorder:
+        self.follower = Follower(self.log)
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.log.set_status(*how_it_ended(error))
+        self.follower.close()
+
+    def trial(
+        self, number: int, setup: Setup, params: Params, checkpoint: Checkpoint
+    ) -> TrialRecorder:
+        """Return what records one trial."""
+        recorder = TrialRecorder(setup, checkpoint.run_id)
+        if not recorder.log.is_started:
+            start = describe_run(setup, params, checkpoint.lock_file, self.patch)
+            name = f"{setup.architecture} trial {number}"
+            child = {"name": name, "parent": self.log.run_id, "source": SOURCE}
+            recorder.begin(start | child)
+        self.follower.add(recorder.log)
+        return recorder
+
+    def note(self, number: int, score: float, monitor: str, best: float) -> None:
+        """Record what a finished trial reached, and the best so far by the name of its metric."""
+        self.log.add_point(number, {"trial_score": score, monitor: best})
+
+    def add_results(self, folder: Path) -> None:
+        """Log the files of `folder`."""
+        for path in sorted(folder.glob("*")):
+            self.log.add_artifact(path)
+
+
+class TrialRecorder(RunWriter):
+    """A context around the loop of one trial."""
+
+    def __enter__(self) -> TrialRecorder:
+        self.log.set_status("RUNNING")
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.log.set_status(*how_it_ended(error))
