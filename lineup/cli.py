@@ -19,7 +19,7 @@ DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run `main` as a Typer command; UserError ends with code 2, a full disk with code 1."""
+    """Run `main` as a Typer command; UserError ends with code 2, a file's error with 1."""
     gc.set_threshold(100_000)  # garbage collection took a fifth of the time of the imports
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages: convolutions 2 to 15 % faster
     os.environ["MPLBACKEND"] = "agg"  # a notebook's fails on import where its package is missing
@@ -31,11 +31,12 @@ def run(main: Callable[..., None]) -> None:
     except UserError as error:
         _fail(str(error), code=2)
     except OSError as error:
-        if error.errno not in DISK_FULL_ERRNOS:
+        is_full = error.errno in DISK_FULL_ERRNOS
+        if not is_full and not error.filename:
             raise
         place = f"{error.filename}: " if error.filename else ""
         hint = "make room there and run the same command again; what was finished before is kept"
-        _fail(f"{place}{error.strerror}; {hint}", code=1)
+        _fail(f"{place}{error.strerror}{f'; {hint}' if is_full else ''}", code=1)
 
 
 def _check_code() -> None:

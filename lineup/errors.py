@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 MAX_LISTED = 20  # items that a message names before it counts the rest
 
 
 class UserError(Exception):
     """An error that the user can fix: shown without a traceback, exit code 2."""
+
+
+class DamagedError(UserError, ValueError):
+    """A file of ours that is not as it was written."""
+
+    def __init__(self, path: Path, problem: Exception, words: str = "is damaged") -> None:
+        advice = f"remove {path.parent}" if ".lineup" in path.parts else "run: dvc repro"
+        super().__init__(f"{path} {words} ({type(problem).__name__}: {problem}); {advice}")
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

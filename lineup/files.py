@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from lineup.errors import DamagedError, UserError
 from lineup.paths import state_dir
 
 
@@ -67,8 +68,20 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file; DamagedError where it is none."""
+    with intact(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Let what a damaged file makes its reader raise become an error that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError(path, error) from None
 
 
 def sha256(path: Path) -> str:

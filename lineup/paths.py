@@ -24,7 +24,8 @@ DATA_REPORT = SPLIT / "data_report.json"  # and split
 
 MODELS = Path("models")
 EVALUATION = Path("evaluation")
-PLOTS = EVALUATION / "plots"
+PLOTS = EVALUATION / "plots"  # what dvc plots shows: few, since each is large
+PICTURES = EVALUATION / "pictures"  # of each architecture
 LEADERBOARD_CSV = EVALUATION / "leaderboard.csv"
 EXPORT = Path("export")
 SEEDS = Path("seeds")

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
+from lineup.errors import DamagedError
 from lineup.files import replacing
 from lineup.paths import state_dir
 
@@ -122,5 +123,8 @@ def _reserve(file: int, size: int) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read every tensor of a safetensors file, memory-mapped, on the CPU."""
-    return load_file(path)
+    """Read every tensor of a safetensors file, memory-mapped, on the CPU; DamagedError."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise DamagedError(path, error, "is not a safetensors file") from None

@@ -1,5 +1,6 @@
 """Record in MLflow what it lacks: after an outage, on a new server, in a clone after `dvc pull`."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -26,6 +27,7 @@ def main(
     from lineup.params import load_params
 
     params = load_params()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # somebody waits: slow is not dead
 
     from lineup.tracking.sync import adopt_outputs, sync
 

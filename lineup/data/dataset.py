@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lineup import paths
 from lineup.errors import UserError
-from lineup.files import read_json
+from lineup.files import intact, read_json
 from lineup.task import Task
 from lineup.tensors import read_tensors
 
@@ -31,8 +31,10 @@ class Dataset:
     @classmethod
     def read(cls) -> Dataset:
         """Return the dataset's description; UserError before fetch has run."""
-        content = read_json(made_by("fetch", paths.DATASET_JSON))
-        return cls(**content | {"task": Task(content["task"])})
+        path = made_by("fetch", paths.DATASET_JSON)
+        content = read_json(path)
+        with intact(path):
+            return cls(**content | {"task": Task(content["task"])})
 
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON's types."""
@@ -57,7 +59,8 @@ class Split:
             other = f"{paths.SPLIT} was drawn from other data than {paths.RAW} holds"
             raise UserError(f"{other}; run: dvc repro split")
         tensors = read_tensors(made_by("split", paths.INDICES))
-        return cls(**tensors, digest=content["digest"])
+        with intact(paths.SPLIT_JSON):
+            return cls(**tensors, digest=content["digest"])
 
 
 def load(split: Literal["train", "test"], task: Task) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from lineup.data.copies import find_equal_images
 from lineup.data.dataset import Dataset, load, made_by
 from lineup.data.findings import Finding, SplitImages, check_copies, check_groups, read_findings
 from lineup.data.splitting import Draw, channel_statistics, stratified_split
+from lineup.files import intact
 from lineup.params import Split
 from lineup.paths import FILES_CSV, RAW_REPORT, raw
 from lineup.tensors import Rows, read_tensors
@@ -50,8 +51,9 @@ def split_rows(dataset: Dataset, settings: Split) -> Result:
 
 
 def _read_files(split: str) -> pd.DataFrame:
-    files = pd.read_csv(made_by("fetch", FILES_CSV), dtype=str, keep_default_na=False)
-    return files[files["split"] == split]
+    with intact(made_by("fetch", FILES_CSV)):
+        files = pd.read_csv(FILES_CSV, dtype=str, keep_default_na=False)
+        return files[files["split"] == split]
 
 
 def _count_test(classes: Sequence[str]) -> list[int]:

@@ -15,7 +15,7 @@ from lineup.data.dataset import Dataset, Split, load
 from lineup.errors import UserError
 from lineup.evaluation import image_plots, metrics, plots
 from lineup.evaluation.activations import record_activations
-from lineup.files import write_json, write_text
+from lineup.files import intact, write_json, write_text
 from lineup.params import Evaluate
 from lineup.paths import (
     EVALUATION,
@@ -23,7 +23,7 @@ from lineup.paths import (
     FILES_CSV,
     MODELS,
     ONNX,
-    PLOTS,
+    PICTURES,
     PREDICTIONS,
     SCORES,
     VALIDATION,
@@ -107,7 +107,7 @@ def evaluate_model(
     if model.is_classification:
         return Evaluation(row, outputs, explain_classes(name, outputs, examples, settings))
     plots.draw_predictions(
-        outputs, targets, examples.dataset.classes, PLOTS / name / "predictions.png"
+        outputs, targets, examples.dataset.classes, PICTURES / name / "predictions.png"
     )
     return Evaluation(row, outputs, confusion=None)
 
@@ -184,9 +184,9 @@ def _bright_examples(inputs: Tensor) -> np.ndarray:
 def draw_model(name: str, model: Deployable, inputs: Tensor) -> None:
     """Draw what the first layer looks for, and what every layer makes of the first input."""
     weight = next(weight for weight in model.network.parameters() if weight.ndim > 1)
-    image_plots.draw_filters(weight, model.info.shape, PLOTS / name / "filters.png")
+    image_plots.draw_filters(weight, model.info.shape, PICTURES / name / "filters.png")
     activations = record_activations(model, inputs[:1])
-    image_plots.draw_activations(inputs[0], activations, PLOTS / name / "activations.png")
+    image_plots.draw_activations(inputs[0], activations, PICTURES / name / "activations.png")
 
 
 def explain_classes(
@@ -194,7 +194,7 @@ def explain_classes(
 ) -> pd.DataFrame:
     """Write a classifier's scores per class, predictions and plots; return its confusion table."""
     (images, labels), classes = examples.test, examples.dataset.classes
-    folder = PLOTS / name
+    folder = PICTURES / name
     per_class = metrics.per_class(outputs, labels, classes, settings.confidence)
     write_text(EVALUATION / name / "per_class.csv", per_class.to_csv(index=False))
     _write_predictions(name, outputs, labels, classes)
@@ -211,8 +211,9 @@ def explain_classes(
 
 def _write_predictions(name: str, outputs: Tensor, labels: Tensor, classes: list[str]) -> None:
     """Write a row per test picture: its file where it has one, label, prediction, confidence."""
-    files = pd.read_csv(FILES_CSV, dtype=str, keep_default_na=False)
-    names = files[files["split"] == "test"]["file"].tolist()
+    with intact(FILES_CSV):
+        files = pd.read_csv(FILES_CSV, dtype=str, keep_default_na=False)
+        names = files[files["split"] == "test"]["file"].tolist()
     confidences, predicted = outputs.max(1)
     table = pd.DataFrame(
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,8 +16,8 @@ from lineup.evaluation.comparisons import mcnemar, readable_p
 from lineup.evaluation.evaluator import Evaluation, Examples
 from lineup.evaluation.metrics import interval
 from lineup.evaluation.text_tables import markdown, show
-from lineup.files import write_json, write_text
-from lineup.paths import EVALUATION, HISTORY, LEADERBOARD_CSV, MODELS, PLOTS
+from lineup.files import intact, write_json, write_text
+from lineup.paths import EVALUATION, HISTORY, LEADERBOARD_CSV, MODELS, PICTURES, PLOTS
 
 DISAGREEMENTS = 10  # images in their picture
 FAR = 0.02  # of accuracy, between validation and test
@@ -36,7 +37,7 @@ def write_leaderboard(rows: list[Row], confidence: float, examples: Examples) ->
     notes = "".join(f"\n{note}\n" for note in _notes(rows[0], confidence, examples))
     table = _readable(rows, confidence, examples)
     write_text(EVALUATION / "leaderboard.md", markdown(table) + notes)
-    plots.draw_leaderboard(rows, confidence, EVALUATION / "leaderboard.png")
+    plots.draw_leaderboard(rows, confidence, PLOTS / "leaderboard.png")
     scores = {row["architecture"]: row.get("val_accuracy", row["val_loss"]) for row in rows}
     write_json(EVALUATION / "validation.json", scores)
 
@@ -130,9 +131,14 @@ def show_leaderboard(rows: list[Row], confidence: float, examples: Examples) -> 
 # --- curves and comparisons -----------------------------------------------------------------------
 
 
+def _read_history(path: Path) -> pd.DataFrame:
+    with intact(path):
+        return pd.read_csv(path, dtype=str)
+
+
 def write_learning_curves(names: list[str]) -> None:
     """Write and draw all histories in one table with an architecture column."""
-    histories = {name: pd.read_csv(MODELS / name / HISTORY, dtype=str) for name in names}
+    histories = {name: _read_history(MODELS / name / HISTORY) for name in names}
     table = pd.concat([history.assign(architecture=name) for name, history in histories.items()])
     columns = ["architecture", *table.columns.drop("architecture")]
     write_text(EVALUATION / "learning_curves.csv", table[columns].to_csv(index=False))
@@ -184,7 +190,7 @@ def _draw_disagreements(
         [images[i] for i in chosen],
         [classes[labels[i]] for i in chosen],
         answers,
-        PLOTS / "disagreements.png",
+        PICTURES / "disagreements.png",
     )
 
 

@@ -13,7 +13,7 @@ from lineup.data.dataset import Dataset
 from lineup.data.findings import read_findings
 from lineup.errors import UserError
 from lineup.evaluation.comparisons import readable_p
-from lineup.files import read_json
+from lineup.files import intact, read_json
 from lineup.model_info import ModelInfo
 from lineup.paths import (
     DATA_REPORT,
@@ -21,6 +21,7 @@ from lineup.paths import (
     FINDINGS_PNG,
     LEADERBOARD_CSV,
     MODELS,
+    PICTURES,
     PLOTS,
     SAMPLES,
     SCORES,
@@ -42,6 +43,11 @@ def make_report() -> str:
     """Return the page; UserError before evaluate has run."""
     if not (EVALUATION / "leaderboard.md").exists():
         raise UserError(f"{EVALUATION}/ holds no leaderboard yet; run: dvc repro evaluate")
+    with intact(EVALUATION):
+        return _render()
+
+
+def _render() -> str:
     leaderboard, notes = _read_leaderboard(EVALUATION / "leaderboard.md")
     return render(
         "report.html.jinja",
@@ -52,9 +58,9 @@ def make_report() -> str:
         architectures=[_describe(name) for name in pd.read_csv(LEADERBOARD_CSV)["architecture"]],
         findings=read_findings(DATA_REPORT),
         pictures={
-            "leaderboard": _embed(EVALUATION / "leaderboard.png"),
+            "leaderboard": _embed(PLOTS / "leaderboard.png"),
             "curves": _embed(EVALUATION / "learning_curves.png"),
-            "disagreements": _embed(PLOTS / "disagreements.png"),
+            "disagreements": _embed(PICTURES / "disagreements.png"),
             "samples": _embed(SAMPLES),
             "findings": _embed(FINDINGS_PNG),
         },
@@ -97,7 +103,7 @@ def _describe(name: str) -> dict[str, Any]:
         "epoch": info.epoch,
     }
     scores = read_json(EVALUATION / name / SCORES)
-    plots = {caption: _embed(PLOTS / name / f"{key}.png") for key, caption in CAPTIONS.items()}
+    plots = {caption: _embed(PICTURES / name / f"{key}.png") for key, caption in CAPTIONS.items()}
     return {
         "name": name,
         "scores": {key: _readable(value) for key, value in scores.items()},

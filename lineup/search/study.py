@@ -22,7 +22,7 @@ from lineup.cli import progress
 from lineup.errors import UserError
 from lineup.paths import repository, state_dir
 from lineup.search.space import Space, describe
-from lineup.search.trial import Trials
+from lineup.search.trial import Outcome, Trials
 from lineup.tracking.location import host
 from lineup.tracking.search_recorder import SearchRecorder
 from lineup.training.checkpoints import fingerprint
@@ -137,36 +137,32 @@ class Search:
 
     def _try(self, trial: optuna.Trial, shared: Trials) -> None:
         """Draw settings, train with them, and tell the study how good they are."""
-        number = np.random.SeedSequence((self.space.params.seed, trial.number))
-        seed = int(number.generate_state(1)[0])  # so that a resumed study draws nothing twice
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        self.study.sampler = self._sampler(trial.number)
         settings = self.space.draw(trial)
         trial.set_user_attr("settings", json.dumps(settings))
-        state, value = TrialState.PRUNED, None
-        if twin := self._twin(trial):
-            state, value = twin.state, twin.value
-            outcome = f"as trial {twin.number}"
+        outcome = self._known(trial) or shared.train(trial, self.space.changed(settings))
+        if outcome.score is None:
+            self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            try:
-                result = shared.train(trial, self.space.changed(settings))
-                if not result.is_pruned:
-                    state, value = TrialState.COMPLETE, result.score
-                outcome = str(result)
-            except UserError as error:  # a loss that is not finite, a network beyond the memory
-                outcome = str(error)
-        if state == TrialState.PRUNED:
-            self.study.tell(trial, state=state)
-        else:
-            self.study.tell(trial, value)
+            self.study.tell(trial, outcome.score)
             if shared.recorder:
-                shared.recorder.note(trial.number, value, self.monitor, self.study.best_value)
+                best = {self.monitor: self.study.best_value}
+                shared.recorder.note(trial.number, outcome.score, best)
         words = ", ".join(f"{key} {value}" for key, value in settings.items())
-        typer.echo(f"trial {trial.number}: {words}: {outcome}")
+        typer.echo(f"trial {trial.number}: {outcome.text} · {words}")
 
-    def _twin(self, trial: optuna.Trial) -> FrozenTrial | None:
-        """Return a finished trial with the same settings: some ranges hold few."""
-        finished = self.study.get_trials(deepcopy=False, states=FINISHED)
-        return next((other for other in finished if other.params == trial.params), None)
+    def _sampler(self, number: int) -> optuna.samplers.TPESampler:
+        """Return the sampler of one trial: with one for all, a resumed study would draw anew."""
+        words = np.random.SeedSequence((self.space.params.seed, number)).generate_state(1)
+        return optuna.samplers.TPESampler(seed=int(words[0]), constant_liar=True)
+
+    def _known(self, trial: optuna.Trial) -> Outcome | None:
+        """Return the outcome of a finished trial with the same settings: some ranges hold few."""
+        for other in self.study.get_trials(deepcopy=False, states=FINISHED):
+            if other.params == trial.params:
+                score = other.value if other.state == TrialState.COMPLETE else None
+                return Outcome(score, f"as trial {other.number}")
+        return None
 
 
 def _study_name(setup: Setup, space: Space) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import optuna
 from rich.progress import Progress
 
+from lineup.errors import UserError
 from lineup.params import Params
 from lineup.tracking.search_recorder import SearchRecorder
 from lineup.training.checkpoints import Checkpoint, fingerprint
@@ -17,7 +18,7 @@ from lineup.training.device import reset_threads
 from lineup.training.interruption import Interruption
 from lineup.training.session import drive
 from lineup.training.setup import Setup, set_up
-from lineup.training.trainer import Epoch, Event, Step, Trainer
+from lineup.training.trainer import Epoch, Event, Step
 
 
 class Pruned(Exception):
@@ -28,9 +29,8 @@ class Pruned(Exception):
 class Outcome:
     """How a trial went."""
 
-    score: float  # of its best epoch, on validation
+    score: float | None  # of its best epoch, on validation; None if it did not end
     text: str
-    is_pruned: bool
 
 
 @dataclass(frozen=True)
@@ -44,33 +44,35 @@ class Trials:
     recorder: SearchRecorder | None
 
     def train(self, trial: optuna.Trial, params: Params) -> Outcome:
-        """Train, resuming where a trial was killed; raises Interrupted, and UserError."""
+        """Train, resuming where a trial was killed; raises Interrupted."""
         reset_threads()
-        setup = set_up(params, self.architecture)
+        try:
+            setup = set_up(params, self.architecture)
+            return self._train(trial, params, setup)
+        except UserError as error:  # a loss that is not finite, a network larger than the memory
+            return Outcome(None, str(error))
+
+    def _train(self, trial: optuna.Trial, params: Params, setup: Setup) -> Outcome:
         owner = {"study": trial.study.study_name, "trial": trial.number}
         checkpoint = Checkpoint(fingerprint(setup.config | owner))
+        is_pruned = False
         with checkpoint.lock(), ExitStack() as stack:
             checkpoint.resume(setup.trainer)
             listeners = [stack.enter_context(_Watch(trial, setup, self))]
             if self.recorder:
                 recorded = self.recorder.trial(trial.number, setup, params, checkpoint)
                 listeners.append(stack.enter_context(recorded))
-            is_pruned = False
             try:
                 drive(setup.trainer, checkpoint, listeners, self.interruption)
             except Pruned:
                 is_pruned = True
             shutil.rmtree(checkpoint.folder)
-        return _outcome(setup.trainer, is_pruned)
-
-
-def _outcome(trainer: Trainer, is_pruned: bool) -> Outcome:
-    progress = trainer.progress
-    score, epochs = progress.best_row[trainer.monitor], trainer.recipe.epochs
-    text = f"{readable(score, trainer.monitor)} in epoch {progress.best_epoch} of {epochs}"
-    if is_pruned:
-        text += f", stopped after {progress.epoch}"
-    return Outcome(score, text, is_pruned)
+        progress, monitor = setup.trainer.progress, setup.trainer.monitor
+        score = progress.best_row[monitor]
+        text = f"{readable(score, monitor)} in epoch {progress.best_epoch}"
+        if is_pruned:
+            return Outcome(None, f"{text}, ended after {progress.epoch}")
+        return Outcome(score, f"{text} of {progress.epoch}")
 
 
 def readable(score: float, monitor: str) -> str:

@@ -21,6 +21,14 @@ SHOWN = 4  # classes per architecture
 MAGNIFIED = 224  # pixels, of the picture as the models see it
 LARGEST_FILE = "20mb"
 HOSTS = ["127.0.0.1", "localhost"]  # a page elsewhere may give its own name this address
+# the canvas begins without a tool; it may not be there yet
+TAKE_BRUSH = """() => {
+    const take = () => {
+        const brush = document.querySelector("#canvas button[aria-label=Brush]");
+        brush ? brush.click() : setTimeout(take, 100);
+    };
+    take();
+}"""
 FONT = ["system-ui", "sans-serif"]  # of this computer: others would be fetched from elsewhere
 
 
@@ -65,6 +73,7 @@ def build_page(classifiers: dict[str, Classifier]) -> gradio.Blocks:
                 bars = [_bars(name) for name in classifiers]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         shown = [seen, *bars]
+        page.load(js=TAKE_BRUSH)
         canvas.change(
             lambda drawing: look(drawing and drawing["composite"], models), canvas, shown, **quiet
         )
@@ -82,7 +91,7 @@ def _canvas() -> gradio.Sketchpad:
         layers=False,
         transforms=(),
         buttons=[],
-        placeholder="Take the brush on the left, and draw here",
+        placeholder="Draw here",
         show_label=False,
         elem_id="canvas",
     )

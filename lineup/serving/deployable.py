@@ -12,7 +12,6 @@ import onnx
 import onnxruntime
 import torch
 from onnxruntime import InferenceSession
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lineup.architectures import build
@@ -74,12 +73,7 @@ def load_deployable(folder: Path) -> Deployable:
 def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path} is missing; run: dvc repro")
-    try:
-        weights = read_tensors(path)
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a safetensors file ({error}): nothing else is read; run: dvc repro"
-        ) from None
+    weights = read_tensors(path)
     if sha256(path) != digest:
         raise UserError(
             f"{path} is not the file that model.json describes (its SHA-256 differs); "

@@ -21,19 +21,19 @@ from mlflow.entities import (
     InputTag,
     LoggedModel,
     LoggedModelInput,
-    Metric,
     Param,
     Run,
     ViewType,
 )
 
 from lineup.files import read_json, sha256, write_json
+from lineup.tracking.kept_epochs import send_epoch
 from lineup.tracking.location import store_key
 from lineup.tracking.names import RESTORED, RUN_ID, WEIGHTS_TAG
+from lineup.tracking.points import log_metrics, to_metrics
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import open_experiment
 
-MAX_METRICS = 1000  # of MLflow, per request
 MAX_POINTS = 500  # sent between two moves of the cursor; each has several metrics
 MAX_PARAMS = 100
 MAX_PARAM_LENGTH = 6000
@@ -85,6 +85,7 @@ class Mirror:
             if not self.cursor["is_guest"]:
                 self._send_points()
                 self._send_status()
+                self._send_kept_epochs()
             self._send_artifacts()
 
     # --- the run ----------------------------------------------------------------------------------
@@ -174,6 +175,15 @@ class Mirror:
                 self._move_cursor(artifacts=dict(manifest))
             self.stamps[name] = stamp
 
+    def _send_kept_epochs(self) -> None:
+        """Make a LoggedModel of each epoch whose weights were kept, with its step and scores."""
+        sent = self.cursor.get("epochs", [])
+        for path in sorted(self.log.kept_epochs.glob("epoch-*.safetensors")):
+            if path.name not in sent:
+                send_epoch(self.client, self.run, self.log, path)
+                sent = [*sent, path.name]
+                self._move_cursor(epochs=sent)
+
     def _send_status(self) -> None:
         status, info = self._status(), self.run.info
         if status["status"] == self.status_sent:
@@ -227,21 +237,6 @@ def find_run(client: MlflowClient, experiment_id: str, run_id: str) -> Run | Non
         if found:
             return found[0]
     return None
-
-
-def to_metrics(points: list[dict[str, Any]], **model: str) -> list[Metric]:
-    """Return MLflow's metrics for points of a run log, linked to a model where one is given."""
-    return [
-        Metric(name, float(value), point["time"], point["step"], **model)
-        for point in points
-        for name, value in point["values"].items()
-    ]
-
-
-def log_metrics(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
-    """Log any number of metrics; a point that is there already stays one point."""
-    for first in range(0, len(metrics), MAX_METRICS):
-        client.log_batch(run_id, metrics=metrics[first : first + MAX_METRICS])
 
 
 def _dataset_input(split: str, facts: dict[str, str]) -> DatasetInput:

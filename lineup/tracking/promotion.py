@@ -111,7 +111,8 @@ def _compare(
     count = len(next(iter(own.values())))
     numbers = (
         f"of {count} validation examples only it gets {test['only_a']} right, only champion "
-        f"version {champion.version} {test['only_b']}, p = {test['p_one_sided']:.3g}"
+        f"version {champion.version} {test['only_b']}, p = {test['p_one_sided']:.3g} in the exact "
+        "McNemar test of whether it is worse"
     )
     if test["p_one_sided"] < wish["level"]:
         return Decision(False, f"significantly worse: {numbers}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import requests
 
 from lineup.errors import UserError
 from lineup.tracking import location
 
-ANSWER_TIMEOUT_SECONDS = 5.0
+# MLflow's own setting, for who would rather wait; read before we set it for MLflow
+ANSWER_TIMEOUT_SECONDS = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or 5)
+DAMAGED = ("file is not a database", "disk image is malformed")  # SQLite's words
 BROKEN = {500, 502, 503, 504}  # statuses of a server that is in trouble, whatever is asked
 
 
@@ -42,5 +46,8 @@ def _check(variable: str, uri: str) -> None:
 
 
 def summary(error: Exception) -> str:
-    """Return the first line of an error's text, or its type."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """Return the first line of an error's text, or its type; of a damaged store what to do, too."""
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0][:200]
+    is_damaged = any(words in text for words in DAMAGED)
+    return f"{line}; move it away, and make sync records all runs anew" if is_damaged else line

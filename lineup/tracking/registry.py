@@ -23,8 +23,9 @@ from lineup.model_info import ModelInfo
 from lineup.paths import EXAMPLE, MODEL_JSON, ONNX, SCORES, VALIDATION, WEIGHTS
 from lineup.templating import render
 from lineup.tracking.lineage import TOO_LARGE
-from lineup.tracking.mirror import Mirror, log_metrics, to_metrics
+from lineup.tracking.mirror import Mirror
 from lineup.tracking.names import RUN_ID, WEIGHTS_TAG, registered_name
+from lineup.tracking.points import log_metrics, to_metrics
 from lineup.tracking.run_log import RunLog
 from lineup.tracking.store import registry_lock
 

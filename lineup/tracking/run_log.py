@@ -5,6 +5,7 @@
     points.jsonl   metrics, a line per step; append-only
     status.jsonl   RUNNING, FINISHED or FAILED, a line per change; append-only
     artifacts/     what is logged on the run, in its folders
+    epochs/        weights of the epochs that the recipe keeps
     outputs/       weights, model.json and history, as train wrote them
     evaluation/    the deployable model, its scores and predictions, as evaluate wrote them
     evaluation.json digest and time of it
@@ -39,6 +40,7 @@ class RunLog:
         self.points_file = self.folder / "points.jsonl"
         self.status_file = self.folder / "status.jsonl"
         self.artifacts = self.folder / "artifacts"
+        self.kept_epochs = self.folder / "epochs"
         self.outputs = self.folder / "outputs"
         self.evaluation = self.folder / "evaluation"
         self.evaluation_note = self.folder / "evaluation.json"

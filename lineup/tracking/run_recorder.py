@@ -48,7 +48,7 @@ class RunWriter:
                 self.log.add_point(int(row["epoch"]), values)
                 if weights is not None:
                     name = f"epoch-{row['epoch']:03d}.safetensors"
-                    write_tensors(self.log.artifacts / "epochs" / name, weights)
+                    write_tensors(self.log.kept_epochs / name, weights)
 
     def flush(self) -> None:
         """Bring the run log to disk: a checkpoint must not know more than it."""

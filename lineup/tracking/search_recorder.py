@@ -53,9 +53,9 @@ class SearchRecorder:
         self.follower.add(recorder.log)
         return recorder
 
-    def note(self, number: int, score: float, monitor: str, best: float) -> None:
-        """Record what a finished trial reached, and the best so far by the name of its metric."""
-        self.log.add_point(number, {"trial_score": score, monitor: best})
+    def note(self, number: int, score: float, best: dict[str, float]) -> None:
+        """Record what a whole trial reached, and the best so far by the name of its metric."""
+        self.log.add_point(number, {"trial_score": score} | best)
 
     def add_results(self, folder: Path) -> None:
         """Log the files of `folder`."""

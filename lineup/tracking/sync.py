@@ -26,7 +26,7 @@ from lineup.paths import (
     MODEL_JSON,
     MODELS,
     ONNX,
-    PLOTS,
+    PICTURES,
     RUN_JSON,
     state_dir,
 )
@@ -243,7 +243,7 @@ def _restore(log: RunLog, folder: Path) -> None:
 
 def _add_evaluation(log: RunLog, architecture: str) -> None:
     """Copy evaluation/<architecture> and its plots into the run folder, where they are new."""
-    folder, plots = EVALUATION / architecture, PLOTS / architecture
+    folder, plots = EVALUATION / architecture, PICTURES / architecture
     if not _is_same(folder, architecture):
         raise UserError(f"{folder} is of another training; run: dvc repro evaluate")
     digest = _digest(folder)

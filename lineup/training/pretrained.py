@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
 
 from lineup.architectures import Pretrained, published_weights
-from lineup.errors import UserError
+from lineup.errors import DamagedError, UserError
 from lineup.files import has_own_digest, sha256
 from lineup.tensors import read_tensors
 
@@ -42,7 +41,7 @@ def find_pretrained(
         )
     try:
         return Pretrained(path.stem, digest, read_tensors(path))
-    except SafetensorError as error:
+    except DamagedError as error:
         raise UserError(f"{path} is not a safetensors file ({error})") from None
 
 

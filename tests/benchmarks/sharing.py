@@ -4,7 +4,8 @@ python tests/benchmarks/sharing.py --rounds 5 --architectures linear,mlp,cnn,rnn
 
 Seconds are those of the training loop, as the training prints them. A round runs alone, then
 together, with turns and without; the table has medians: the longest loop together ÷ the sum of as
-many loops alone. `--busy 1` adds a program that computes all the time.
+many loops alone. `--busy 1` adds a program that computes all the time. `--queue` measures two experiments
+of mlp, start to end, with `dvc queue start -j 1` and `-j 2`.
 """
 
 import os
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -56,10 +58,46 @@ def loops(project: Project, name: str, count: int, has_turns: bool) -> list[floa
     return [float(re.search(r"in (\d+\.\d) s", one.output())[1]) for one in started]
 
 
+def queue_seconds(folder: Path, jobs: int) -> float:
+    """Return how long two queued experiments take, with all stages and DVC's own work."""
+    project = make_project(folder)
+    project.set(architectures=["mlp"], model="mlp", models__mlp__epochs=EPOCHS["mlp"])
+    project.run("git", "init", "--quiet")
+    project.run("git", "config", "user.email", "bench@example.org")
+    project.run("git", "config", "user.name", "Bench")
+    project.commit()
+    for seed in range(2):
+        project.run("dvc", "exp", "run", "--queue", "-S", f"seed={seed}")
+    start = time.perf_counter()
+    project.run("dvc", "queue", "start", "-j", str(jobs))
+    while (shown := project.run("dvc", "queue", "status").stdout).count("Success") < 2:
+        assert "Failed" not in shown, shown
+        time.sleep(1)
+    return time.perf_counter() - start
+
+
+def measure_queue(rounds: int) -> None:
+    """Print how long two experiments take with two workers ÷ with one."""
+    ratios = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as temporary:
+            one, two = (queue_seconds(Path(temporary, str(jobs)), jobs) for jobs in (1, 2))
+        ratios.append(two / one)
+        print(f"-j 1 {one:.0f} s, -j 2 {two:.0f} s", flush=True)
+    print(f"dvc queue start -j 2 ÷ -j 1: {statistics.median(ratios):.2f} ({rounds} rounds)")
+
+
 def main(
-    rounds: int = 3, architectures: str = "linear,mlp,cnn,rnn", count: int = 2, busy: int = 0
+    rounds: int = 3,
+    architectures: str = "linear,mlp,cnn,rnn",
+    count: int = 2,
+    busy: int = 0,
+    queue: bool = False,
 ) -> None:
-    """Print the ratios of each architecture."""
+    """Print the ratios of each architecture, or of DVC's queue."""
+    if queue:
+        measure_queue(rounds)
+        return
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
     try:

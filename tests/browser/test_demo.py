@@ -52,7 +52,6 @@ class Page:
         from selenium.webdriver.common.action_chains import ActionChains
 
         wait_for(lambda: self.find("#canvas canvas").is_displayed())
-        wait_for(lambda: self.find("#canvas button[aria-label=Brush]").click() is None)
         stroke = ActionChains(self.browser, duration=50).pause(1)
         stroke.move_to_element_with_offset(self.find("#canvas canvas"), -50, -70).click_and_hold()
         for right, down in [(50, 0), (50, 0), (-25, 50), (-25, 50)]:

@@ -7,8 +7,11 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from contextlib import contextmanager, suppress
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from helpers.waiting import wait_for
 
@@ -99,3 +102,41 @@ def broken_server(kind):
         finally:
             server.released.set()
             server.shutdown()
+
+
+class _SlowHandler(BaseHTTPRequestHandler):
+    """Passes requests on to the server behind, each after some seconds, as long as it is slow."""
+
+    def do_GET(self):
+        if self.server.slow_requests > 0:
+            self.server.slow_requests -= 1
+            time.sleep(self.server.seconds)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {key: value for key, value in self.headers.items() if key != "Host"}
+        behind = HTTPConnection("127.0.0.1", self.server.port_behind)
+        behind.request(self.command, self.path, body, headers)
+        answer = behind.getresponse()
+        content = answer.read()
+        with suppress(OSError):  # nobody waits any more
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", "text/plain"))
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content if self.command != "HEAD" else b"")
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+    def log_message(self, *words):
+        """Print nothing."""
+
+
+@contextmanager
+def slow_server(server, seconds, slow_requests):
+    """Yield the address of `server` behind a network on which the first requests take seconds."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _SlowHandler) as proxy:
+        proxy.port_behind, proxy.seconds, proxy.slow_requests = server.port, seconds, slow_requests
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_address[1]}"
+        finally:
+            proxy.shutdown()

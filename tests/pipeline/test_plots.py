@@ -55,6 +55,7 @@ def test_dvc_plots_show_and_diff_work_with_fewer_architectures_and_with_a_regres
     assert (
         '"architecture": "linear"' in page
         and "Confusion on the test set" in page
-        and "errors.png" in page
+        and "leaderboard.png" in page
     )
+    assert "errors.png" not in page  # one per architecture: they are in the report
     assert "<DVC_METRIC" not in page

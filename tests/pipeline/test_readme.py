@@ -5,7 +5,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from helpers.project import ROOT
+from helpers.project import ROOT, Project
 from helpers.readme import code_block
 
 from lineup.files import sha256
@@ -52,6 +52,22 @@ def test_a_registered_model_starts_the_training_of_another_set(project):
     training = client.get_run(client.get_model_version_by_alias("others", "cnn").run_id)
     sources = [f"models:/{model.model_id}" for model in training.inputs.model_inputs]
     assert sources == [start.source]
+
+
+@pytest.mark.slow
+def test_models_travel_to_another_clone_which_records_them(project, tmp_path):
+    block = code_block("Models travel by DVC", "bash").replace("/mnt/team", str(tmp_path))
+    here, there = block.split("dvc pull && make sync")[0], "dvc pull && python -m stages.sync"
+    project.run("bash", "-euc", here)
+    clone = Project(tmp_path / "clone")
+    project.run("git", "clone", "--quiet", ".", str(clone.folder))
+    clone.run("bash", "-euc", there)
+    aliases = clone.client().get_registered_model("digits").aliases
+    assert set(aliases) == {"linear", "mlp", "champion"}
+    clone.run("git", "config", "user.email", "tests@example.org")
+    clone.run("git", "config", "user.name", "Tests")
+    clone.run("bash", "-euc", code_block("gets it by its name", "bash"))
+    assert sha256(clone.folder / "model.onnx") == sha256(project.folder / "export/model.onnx")
 
 
 @pytest.mark.slow

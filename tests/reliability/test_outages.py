@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers.servers import broken_server, mlflow_server
+from helpers.servers import broken_server, mlflow_server, slow_server
 from helpers.store import contents, points, runs, stage, use_store
 from helpers.waiting import wait_for
 from mlflow import MlflowClient
@@ -131,6 +131,68 @@ def test_a_server_that_comes_back_during_the_training_gets_the_rest_at_once(unre
         server.start()
         assert "make sync" not in training.output()
         assert_complete(client, is_registered=False)
+
+
+@slow
+def test_a_server_that_is_slow_costs_no_training_and_sync_waits_for_it(unrecorded, tmp_path):
+    with (
+        mlflow_server(tmp_path / "server") as server,
+        slow_server(server, seconds=6, slow_requests=4) as address,
+    ):
+        printed = unrecorded.run(*TRAIN, MLFLOW_TRACKING_URI=address).stdout
+        assert "nothing is lost; later: make sync" in printed
+        unrecorded.run("python", "-m", "stages.sync", MLFLOW_TRACKING_URI=address)
+        assert_complete(MlflowClient(server.address, server.address), is_registered=False)
+
+
+@slow
+def test_what_is_deleted_during_a_training_stays_deleted_or_comes_back_whole(unrecorded):
+    unrecorded.set(train__epochs=1500)
+    training = unrecorded.start(*TRAIN)
+    client = unrecorded.client()
+    run = wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics and runs(client))[
+        "linear"
+    ]
+    client.delete_run(run.info.run_id)
+    assert "fails (" not in training.output()
+    unrecorded.run("python", "-m", "stages.sync")
+    assert client.get_run(run.info.run_id).info.lifecycle_stage == "deleted" and not runs(client)
+
+    unrecorded.set(seed=8)
+    training = unrecorded.start(*TRAIN)
+    wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics)
+    client.delete_experiment(run.info.experiment_id)
+    training.output()
+    unrecorded.run("python", "-m", "stages.sync")
+    assert client.get_experiment(run.info.experiment_id).lifecycle_stage == "active"
+    assert_complete(client, is_registered=False)
+
+
+@slow
+@pytest.mark.parametrize("damage", ["garbage", "cut", "emptied", "folder"])
+def test_a_damaged_database_costs_no_training_and_is_made_anew_when_it_is_away(damage, project):
+    database = Path("mlflow.db")
+    before = database.read_bytes()
+    for path in Path().glob("mlflow.db*"):
+        path.unlink()
+    if damage == "folder":
+        database.mkdir()
+    else:
+        contents = {"garbage": b"no database" * 1000, "cut": before[: len(before) // 2]}
+        database.write_bytes(contents.get(damage, b""))
+    project.set(seed=8, architectures=["linear"], model="linear")
+    output = project.run("dvc", "repro").stdout
+    done = project.run("python", "-m", "stages.sync", check=False)
+    assert "Traceback" not in output + done.stderr
+    if damage != "emptied":  # which is a database without tables
+        assert "nothing is lost" in output and done.returncode == 2
+        assert "mlflow.db" in done.stderr and "move it away" in done.stderr
+        database.rename("damaged")
+        for path in Path().glob("mlflow.db-*"):
+            path.unlink()
+        project.run("python", "-m", "stages.sync")
+    aliases = project.client().get_registered_model("digits").aliases
+    assert {"linear", "mlp", "champion"} <= set(aliases)
 
 
 @slow

@@ -124,7 +124,7 @@ def test_only_the_architectures_of_params_are_evaluated_and_older_results_go(eva
     assert {row["architecture"] for row in read_csv("evaluation/learning_curves.csv")} == {"mlp"}
     assert (
         not Path("evaluation/linear").exists()
-        and not Path("evaluation/plots/disagreements.png").exists()
+        and not Path("evaluation/pictures/disagreements.png").exists()
     )
     assert read_csv("evaluation/comparisons.csv") == []
 
@@ -137,7 +137,7 @@ def test_an_architecture_without_mistakes_is_evaluated(here):
     write_tensors(raw("test"), {"images": images[right], "labels": labels[right]})
     evaluate.main()
     assert json.loads(Path("evaluation/linear/metrics.json").read_text())["test_accuracy"] == 1
-    assert Path("evaluation/plots/linear/errors.png").exists()
+    assert Path("evaluation/pictures/linear/errors.png").exists()
 
 
 def test_a_model_of_other_data_is_refused_and_the_results_stay(evaluated):

@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from helpers.project import ROOT, Project
 from helpers.store import contents, points, runs, use_store
 from mlflow.exceptions import MlflowException
 
 from lineup.files import write_json
+from lineup.tensors import read_tensors, write_tensors
 from lineup.tracking.mirror import Mirror, close_abandoned_runs
 from lineup.tracking.run_log import RunLog
 from lineup.tracking.store import client as connect
@@ -55,6 +57,26 @@ def test_values_that_are_none_not_finite_or_beyond_mlflows_limits_are_recorded(c
     assert run.data.params["long"] == "x" * 6000 and run.data.params["p249"] == "249"
     metrics = run.data.metrics
     assert math.isnan(metrics["nan"]) and metrics["inf"] > 1e300 and metrics["minus"] < -1e300
+
+
+def test_a_kept_epoch_is_a_model_with_its_step_and_its_scores_made_once(client):
+    log = begin()
+    for epoch in (1, 2, 3):
+        log.add_point(epoch, {"train_loss": 1.0, "val_accuracy": epoch / 10})
+    write_tensors(log.kept_epochs / "epoch-002.safetensors", {"weight": torch.ones(3)})
+    for _ in range(2):
+        run = mirror(log, client)
+    log.folder.joinpath("mirrors").rename("lost")  # what was sent must be asked of the store
+    mirror(log, client)
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert model.name == "epoch-002" and str(model.status) == "READY"
+    assert {metric.key: metric.value for metric in model.metrics}["val_accuracy"] == 0.2
+    steps = {output.step for output in client.get_run(run.info.run_id).outputs.model_outputs}
+    assert steps == {2} and model.source_run_id == run.info.run_id
+    (path,) = Path(model.artifact_location.removeprefix("file://")).glob("*")
+    assert read_tensors(path)["weight"].tolist() == [1, 1, 1]
+    accuracies = [(step, value) for step, _, value in points(client, run, "val_accuracy")]
+    assert accuracies == [(1, 0.1), (2, 0.2), (3, 0.3)]
 
 
 def test_a_mirror_beside_the_training_sends_what_was_added_since(client):
