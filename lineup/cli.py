@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lineup.errors import UserError
 
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+MADE_BY_STAGES = ("data/", "models/", "evaluation/", "export/")
+NO_ACCESS_ERRNOS = {errno.EACCES, errno.EISDIR, errno.ENOTDIR}
 
 
 def run(main: Callable[..., None]) -> None:
@@ -31,12 +33,16 @@ def run(main: Callable[..., None]) -> None:
     except UserError as error:
         _fail(str(error), code=2)
     except OSError as error:
-        is_full = error.errno in DISK_FULL_ERRNOS
-        if not is_full and not error.filename:
-            raise
         place = f"{error.filename}: " if error.filename else ""
-        hint = "make room there and run the same command again; what was finished before is kept"
-        _fail(f"{place}{error.strerror}{f'; {hint}' if is_full else ''}", code=1)
+        if error.errno in DISK_FULL_ERRNOS:
+            hint = "make room there and run the same command again; what was finished is kept"
+        elif error.errno in NO_ACCESS_ERRNOS and place:
+            hint = "move it away, or make it readable, and run the same command again"
+        elif error.errno == errno.ENOENT and str(error.filename).startswith(MADE_BY_STAGES):
+            hint = "run: dvc repro"
+        else:
+            raise
+        _fail(f"{place}{error.strerror}; {hint}", code=1)
 
 
 def _check_code() -> None:

@@ -16,9 +16,11 @@ class UserError(Exception):
 class DamagedError(UserError, ValueError):
     """A file of ours that is not as it was written."""
 
-    def __init__(self, path: Path, problem: Exception, words: str = "is damaged") -> None:
-        advice = f"remove {path.parent}" if ".lineup" in path.parts else "run: dvc repro"
-        super().__init__(f"{path} {words} ({type(problem).__name__}: {problem}); {advice}")
+    def __init__(
+        self, path: Path, problem: Exception, advice: str, what: str = "is damaged"
+    ) -> None:
+        self.problem = f"{type(problem).__name__}: {problem}"
+        super().__init__(f"{path} {what} ({self.problem}); {advice}")
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -16,6 +16,8 @@ from filelock import FileLock
 from lineup.errors import DamagedError, UserError
 from lineup.paths import state_dir
 
+REPRO = "run: dvc repro"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -67,21 +69,21 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401
-    """Read a JSON file; DamagedError where it is none."""
-    with intact(path):
+def read_json(path: Path, advice: str = REPRO) -> Any:  # noqa: ANN401
+    """Read a JSON file; DamagedError with `advice` where it is none."""
+    with explain_damage(path, advice):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
 @contextmanager
-def intact(path: Path) -> Iterator[None]:
-    """Let what a damaged file makes its reader raise become an error that names the file."""
+def explain_damage(path: Path, advice: str = REPRO) -> Iterator[None]:
+    """Turn what a damaged file makes its reader raise into an error that names it."""
     try:
         yield
     except UserError:
         raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise DamagedError(path, error) from None
+        raise DamagedError(path, error, advice) from None
 
 
 def sha256(path: Path) -> str:

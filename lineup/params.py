@@ -230,7 +230,8 @@ class Params(Section):
         section = dict(self.models[architecture])
         for key, value in settings.items():
             outer, dot, inner = key.partition(".")
-            section[outer] = {**section.get(outer, {}), inner: value} if dot else value
+            within = section.get(outer) if isinstance(section.get(outer), dict) else {}
+            section[outer] = {**within, inner: value} if dot else value
         return self.model_copy(update={"models": self.models | {architecture: section}})
 
     def epochs(self, architecture: str, examples: int, shape: list[int]) -> tuple[int, str]:
@@ -271,7 +272,7 @@ def load_params(path: Path = PARAMS) -> Params:
     if BEST in known:
         raise UserError(f"an architecture cannot be named '{BEST}'; rename its file")
     chosen = [] if params.model == BEST else [params.model]
-    for name in [*chosen, *params.architectures, *params.models]:
+    for name in [*chosen, *params.architectures, *params.models, *params.search]:
         if name not in known:
             raise UserError(f"params.yaml: unknown architecture '{name}'; {nearest(name, known)}")
     if params.model not in (BEST, *params.architectures):
@@ -284,11 +285,11 @@ def load_params(path: Path = PARAMS) -> Params:
     for architecture in dict.fromkeys([*params.architectures, *params.models]):
         params.recipe(architecture)
     for architecture in params.architectures:
-        _check_recipe(params, architecture)
+        check_recipe(params, architecture)
     return params
 
 
-def _check_recipe(params: Params, architecture: str) -> None:
+def check_recipe(params: Params, architecture: str) -> None:
     """Raise UserError where two settings of a recipe do not fit each other."""
     recipe, _ = params.recipe(architecture)
     if recipe.precision == "portable" and recipe.threads == "auto":
@@ -323,6 +324,17 @@ def auto_epochs(passes: int, examples: int, pixels: int) -> int:
     """
     as_many = math.ceil(passes * RECIPE_EXAMPLES * RECIPE_SIDE**2 / (examples * pixels))
     return max(passes, min(MAX_EPOCHS, as_many))
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def available_architectures() -> list[str]:

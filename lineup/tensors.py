@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from lineup.errors import DamagedError
-from lineup.files import replacing
+from lineup.files import REPRO, replacing
 from lineup.paths import state_dir
 
 CHUNK_VALUES = 2**20  # of a tensor, gathered at once
@@ -124,7 +124,8 @@ def _reserve(file: int, size: int) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read every tensor of a safetensors file, memory-mapped, on the CPU; DamagedError."""
+    path.open("rb").close()  # says what is wrong with a folder or a missing file
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise DamagedError(path, error, "is not a safetensors file") from None
+        raise DamagedError(path, error, REPRO, "is not a safetensors file") from None

@@ -4,6 +4,7 @@ import os
 import shutil
 
 from lineup.cli import progress, run
+from lineup.params import BEST, load_params
 from lineup.paths import EVALUATION, MODELS
 from lineup.task import Task
 from lineup.tracking.location import enabled
@@ -11,8 +12,6 @@ from lineup.tracking.location import enabled
 
 def main() -> None:
     """Write evaluation/ for params.yaml's architectures, and record it in MLflow."""
-    from lineup.params import BEST, load_params
-
     params = load_params()
 
     from lineup.evaluation import leaderboard

@@ -2,14 +2,13 @@
 
 from lineup.cli import run
 from lineup.files import write_json
+from lineup.params import load_params
 from lineup.paths import EVALUATION, EXPORT, METRICS_JSON, MODELS
 from lineup.tracking.location import enabled
 
 
 def main() -> None:
     """Write export/ and metrics.json for params.yaml's model, and let the gate decide on it."""
-    from lineup.params import load_params
-
     params = load_params()
 
     from lineup.serving.exporter import choose_architecture, export_model

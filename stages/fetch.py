@@ -4,14 +4,13 @@ import os
 
 from lineup.cli import run
 from lineup.files import sha256, write_json, write_text
+from lineup.params import load_params
 from lineup.paths import DATASET_JSON, FILES_CSV, RAW, RAW_REPORT, raw
 from lineup.task import Task
 
 
 def main() -> None:
     """Write data/raw: the training and the test split of the dataset that params.yaml names."""
-    from lineup.params import load_params
-
     params = load_params()
 
     import pandas as pd

@@ -9,6 +9,7 @@ from lineup.cli import run
 from lineup.errors import UserError
 from lineup.params import load_params
 from lineup.paths import SEARCH
+from lineup.search.space import Space
 from lineup.tracking.location import enabled
 from lineup.training.interruption import INTERRUPTED
 from lineup.training.portable import limit_instructions
@@ -29,34 +30,35 @@ def main(
     """
     params = load_params()
     recipe, _ = params.recipe(architecture)
+    space = Space.of(params, architecture)
     if recipe.precision == "portable":
         limit_instructions()
 
     from lineup.search.report import report
-    from lineup.search.space import Space
-    from lineup.search.study import Search, opened
+    from lineup.search.storage import open_storage, owner_of_trials
+    from lineup.search.study import Search
     from lineup.training.session import Interrupted
 
-    space = Space.of(params, architecture)
-    with opened(storage) as studies, ExitStack() as stack:
-        search = Search(space, studies)
+    with open_storage(storage) as studies, ExitStack() as stack:
+        search = Search(space, studies, owner_of_trials(storage))
         stack.enter_context(search.lock())
         print(search.introduction)
         recorder = stack.enter_context(search.recorder()) if enabled() else None
-        code = 0
+        is_interrupted = False
         try:
             search.run(trials, minutes, recorder)
         except Interrupted:
-            code = INTERRUPTED
-        best = report(search.study, search.monitor)
+            is_interrupted = True
+        folder = SEARCH / architecture
+        best = report(search.study, search.monitor, folder)
         if recorder:
-            recorder.add_results(SEARCH)
-        if code:
+            recorder.add_results(folder)
+        if is_interrupted:
             print("interrupted; the same command goes on there")
-            raise SystemExit(code)
+            raise SystemExit(INTERRUPTED)
     if best is None:
-        raise UserError("no trial ran to its end; try more --minutes, or other ranges")
-    print(f"Next: dvc exp run {space.overrides(best)}")
+        raise UserError("no trial ran to its end yet; the same command goes on")
+    print(f"Next: {space.command(best)}")
 
 
 if __name__ == "__main__":

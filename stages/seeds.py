@@ -1,18 +1,16 @@
 """Train with several seeds: how much of a score, or of a difference between two, is chance."""
 
 from itertools import product
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lineup.cli import run
 from lineup.errors import UserError, nearest
+from lineup.params import Params, load_params
 from lineup.paths import SEEDS
 from lineup.tracking.location import enabled
 from lineup.training.portable import limit_instructions
-
-if TYPE_CHECKING:
-    from lineup.params import Params
 
 
 def main(
@@ -30,8 +28,6 @@ def main(
     At the end all are scored on the test set. With --against they are compared on validation, and
     the test set stays closed: settings are not chosen on it.
     """
-    from lineup.params import load_params
-
     params, change = load_params(), " ".join(against or [])
     names, settings = _choose(architectures, params), {"as it is": params}
     if against:
@@ -69,14 +65,14 @@ def main(
     print(f"Next: {SEEDS}/ · make ui, where the runs of one recipe share the tag `settings`")
 
 
-def _choose(architectures: list[str] | None, params: "Params") -> list[str]:
+def _choose(architectures: list[str] | None, params: Params) -> list[str]:
     for name in architectures or []:
         if name not in params.models:
             raise UserError(f"unknown architecture '{name}'; {nearest(name, params.models)}")
     return list(dict.fromkeys(architectures or params.architectures))
 
 
-def _load_changed(changes: list[str], params: "Params") -> "Params":
+def _load_changed(changes: list[str], params: Params) -> Params:
     """Return params.yaml with `changes`, which may be of recipes alone."""
     from lineup.overrides import load_changed  # DVC's reader of -S
 

@@ -1,21 +1,19 @@
 """The training and the validation split, with mean and standard deviation of the training split."""
 
-import hashlib
 import os
 
 from lineup.cli import run
-from lineup.files import sha256, write_json
+from lineup.files import write_json
+from lineup.params import load_params
 from lineup.paths import DATA_REPORT, INDICES, SAMPLES, SPLIT_JSON
 from lineup.task import Task
 
 
 def main() -> None:
     """Write data/split: indices, mean and standard deviation, what was found, pictures of both."""
-    from lineup.params import load_params
-
     settings = load_params().split
 
-    from lineup.data.dataset import Dataset
+    from lineup.data.dataset import Dataset, split_digest
     from lineup.data.findings import to_json
     from lineup.data.validation import split_images, split_rows
     from lineup.evaluation.data_plots import draw_dataset
@@ -34,7 +32,7 @@ def main() -> None:
         "seed": settings.seed,
         "mean": split["mean"].tolist(),
         "std": split["std"].tolist(),
-        "digest": hashlib.sha256(f"{sha256(INDICES)} {data}".encode()).hexdigest(),
+        "digest": split_digest(data),
         "data": data,
     }
     write_json(SPLIT_JSON, content)

@@ -8,6 +8,7 @@ import typer
 
 from lineup.cli import run
 from lineup.errors import UserError
+from lineup.params import load_params
 from lineup.tracking.location import enabled
 
 
@@ -23,8 +24,6 @@ def main(
         from lineup.tracking.follower_process import follow_run
 
         sys.exit(follow_run(follow))
-
-    from lineup.params import load_params
 
     params = load_params()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # somebody waits: slow is not dead

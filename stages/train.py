@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from lineup.cli import run
+from lineup.params import load_params
 from lineup.paths import MODELS
 from lineup.process import end_with_parent
 from lineup.training.portable import limit_instructions
@@ -14,8 +15,6 @@ def main(
     architecture: Annotated[str, typer.Argument(help="One of params.yaml's architectures.")],
 ) -> None:
     """Train ARCHITECTURE with the recipe of params.yaml; a killed training resumes where it was."""
-    from lineup.params import load_params
-
     params = load_params()
     recipe, _ = params.recipe(architecture)
 

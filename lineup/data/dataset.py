@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from lineup import paths
 from lineup.errors import UserError
-from lineup.files import intact, read_json
+from lineup.files import explain_damage, read_json, sha256
 from lineup.task import Task
 from lineup.tensors import read_tensors
 
@@ -33,7 +34,7 @@ class Dataset:
         """Return the dataset's description; UserError before fetch has run."""
         path = made_by("fetch", paths.DATASET_JSON)
         content = read_json(path)
-        with intact(path):
+        with explain_damage(path):
             return cls(**content | {"task": Task(content["task"])})
 
     def to_json(self) -> dict[str, Any]:
@@ -58,9 +59,16 @@ class Split:
         if content.get("data") != Dataset.read().digests["train"]:
             other = f"{paths.SPLIT} was drawn from other data than {paths.RAW} holds"
             raise UserError(f"{other}; run: dvc repro split")
-        tensors = read_tensors(made_by("split", paths.INDICES))
-        with intact(paths.SPLIT_JSON):
-            return cls(**tensors, digest=content["digest"])
+        tensors, digest = read_tensors(made_by("split", paths.INDICES)), content.get("digest")
+        if digest != split_digest(content["data"]):
+            raise UserError(f"{paths.SPLIT} is not as it was written; run: dvc repro split")
+        with explain_damage(paths.INDICES):
+            return cls(**tensors, digest=digest)
+
+
+def split_digest(data: str) -> str:
+    """Return what stands for the indices and for the training tensors, whose digest is `data`."""
+    return hashlib.sha256(f"{sha256(paths.INDICES)} {data}".encode()).hexdigest()
 
 
 def load(split: Literal["train", "test"], task: Task) -> tuple[Tensor, Tensor]:

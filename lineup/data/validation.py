@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from lineup.data.copies import find_equal_images
 from lineup.data.dataset import Dataset, load, made_by
+from lineup.data.file_table import read_files
 from lineup.data.findings import Finding, SplitImages, check_copies, check_groups, read_findings
 from lineup.data.splitting import Draw, channel_statistics, stratified_split
-from lineup.files import intact
+from lineup.files import explain_damage
 from lineup.params import Split
 from lineup.paths import FILES_CSV, RAW_REPORT, raw
 from lineup.tensors import Rows, read_tensors
@@ -50,19 +50,14 @@ def split_rows(dataset: Dataset, settings: Split) -> Result:
     return {"train": rows, "validation": rows.clone()} | tensors, []
 
 
-def _read_files(split: str) -> pd.DataFrame:
-    with intact(made_by("fetch", FILES_CSV)):
-        files = pd.read_csv(FILES_CSV, dtype=str, keep_default_na=False)
-        return files[files["split"] == split]
-
-
 def _count_test(classes: Sequence[str]) -> list[int]:
     """Return how many pictures of each class the test has."""
-    counts = _read_files("test")["label"].value_counts()
+    counts = read_files("test")["label"].value_counts()
     return [int(counts.get(name, 0)) for name in classes]
 
 
 def _choose(name: str, rows: Tensor, tensors: dict[str, Tensor]) -> SplitImages:
-    names = _read_files("train")["file"].tolist()
-    chosen = [names[row] for row in rows.tolist()] if names else []
+    names = read_files("train")["file"].tolist()
+    with explain_damage(FILES_CSV):  # one that was cut off has fewer rows
+        chosen = [names[row] for row in rows.tolist()] if names else []
     return SplitImages(name, Rows(tensors["images"], rows), tensors["labels"][rows], chosen)

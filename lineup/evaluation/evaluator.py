@@ -12,15 +12,15 @@ import pandas as pd
 from torch import Tensor
 
 from lineup.data.dataset import Dataset, Split, load
+from lineup.data.file_table import read_files
 from lineup.errors import UserError
 from lineup.evaluation import image_plots, metrics, plots
 from lineup.evaluation.activations import record_activations
-from lineup.files import intact, write_json, write_text
+from lineup.files import write_json, write_text
 from lineup.params import Evaluate
 from lineup.paths import (
     EVALUATION,
     EXAMPLE,
-    FILES_CSV,
     MODELS,
     ONNX,
     PICTURES,
@@ -211,9 +211,7 @@ def explain_classes(
 
 def _write_predictions(name: str, outputs: Tensor, labels: Tensor, classes: list[str]) -> None:
     """Write a row per test picture: its file where it has one, label, prediction, confidence."""
-    with intact(FILES_CSV):
-        files = pd.read_csv(FILES_CSV, dtype=str, keep_default_na=False)
-        names = files[files["split"] == "test"]["file"].tolist()
+    names = read_files("test")["file"].tolist()
     confidences, predicted = outputs.max(1)
     table = pd.DataFrame(
         {

@@ -16,7 +16,7 @@ from lineup.evaluation.comparisons import mcnemar, readable_p
 from lineup.evaluation.evaluator import Evaluation, Examples
 from lineup.evaluation.metrics import interval
 from lineup.evaluation.text_tables import markdown, show
-from lineup.files import intact, write_json, write_text
+from lineup.files import explain_damage, write_json, write_text
 from lineup.paths import EVALUATION, HISTORY, LEADERBOARD_CSV, MODELS, PICTURES, PLOTS
 
 DISAGREEMENTS = 10  # images in their picture
@@ -132,7 +132,7 @@ def show_leaderboard(rows: list[Row], confidence: float, examples: Examples) -> 
 
 
 def _read_history(path: Path) -> pd.DataFrame:
-    with intact(path):
+    with explain_damage(path):
         return pd.read_csv(path, dtype=str)
 
 

@@ -13,7 +13,7 @@ from lineup.data.dataset import Dataset
 from lineup.data.findings import read_findings
 from lineup.errors import UserError
 from lineup.evaluation.comparisons import readable_p
-from lineup.files import intact, read_json
+from lineup.files import explain_damage, read_json
 from lineup.model_info import ModelInfo
 from lineup.paths import (
     DATA_REPORT,
@@ -43,11 +43,8 @@ def make_report() -> str:
     """Return the page; UserError before evaluate has run."""
     if not (EVALUATION / "leaderboard.md").exists():
         raise UserError(f"{EVALUATION}/ holds no leaderboard yet; run: dvc repro evaluate")
-    with intact(EVALUATION):
-        return _render()
-
-
-def _render() -> str:
+    with explain_damage(LEADERBOARD_CSV):
+        names = list(pd.read_csv(LEADERBOARD_CSV)["architecture"])
     leaderboard, notes = _read_leaderboard(EVALUATION / "leaderboard.md")
     return render(
         "report.html.jinja",
@@ -55,7 +52,7 @@ def _render() -> str:
         leaderboard=leaderboard,
         notes=notes,
         comparisons=_read_comparisons(EVALUATION / "comparisons.csv"),
-        architectures=[_describe(name) for name in pd.read_csv(LEADERBOARD_CSV)["architecture"]],
+        architectures=[_describe(name) for name in names],
         findings=read_findings(DATA_REPORT),
         pictures={
             "leaderboard": _embed(PLOTS / "leaderboard.png"),

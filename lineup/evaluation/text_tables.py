@@ -28,11 +28,13 @@ def markdown(rows: Rows, left: Collection[str] = ("architecture",)) -> str:
     return "".join(lines)
 
 
-def show(title: str, rows: Rows, left: Collection[str] = ("architecture",)) -> None:
-    """Print a table."""
+def show(
+    title: str, rows: Rows, left: Collection[str] = ("architecture",), wrapped: str = ""
+) -> None:
+    """Print a table; the column `wrapped` takes several lines where it is too wide for one."""
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     for head in rows[0]:
-        table.add_column(head, justify="left" if head in left else "right", no_wrap=True)
+        table.add_column(head, justify="left" if head in left else "right", no_wrap=head != wrapped)
     for row in rows:
         table.add_row(*map(Text, row.values()))
     Console().print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -15,7 +16,6 @@ from optuna.trial import TrialState
 from lineup.evaluation.plot_style import BLUE, CENTERED, ORANGE, drawing, percent, shorten
 from lineup.evaluation.text_tables import show
 from lineup.files import write_text
-from lineup.paths import SEARCH
 from lineup.search.trial import readable
 
 SHOWN = 5  # trials on the terminal
@@ -35,38 +35,43 @@ def tabulate(study: optuna.Study) -> pd.DataFrame:
         if settings := trial.user_attrs.get("settings"):
             scores = list(trial.intermediate_values.values())
             score = best(scores) if scores else trial.value
-            seconds = trial.duration.total_seconds() if trial.duration else None
-            values = trial.number, trial.state.name.lower(), score, len(scores), seconds
+            state = "failed" if "has_failed" in trial.user_attrs else trial.state.name.lower()
+            seconds = trial.user_attrs.get("seconds")
+            values = trial.number, state, score, len(scores), seconds
             rows.append(dict(zip(COLUMNS, values, strict=True)) | json.loads(settings))
     return pd.DataFrame(rows)
 
 
-def report(study: optuna.Study, monitor: str) -> dict[str, Any] | None:
-    """Write search/ and print the best trials; return the settings of the best, if there is one."""
+def report(study: optuna.Study, monitor: str, folder: Path) -> dict[str, Any] | None:
+    """Write `folder` and print the best trials; return the settings of the best, if any is whole.
+
+    A trial's seconds are those since it was resumed, if it was.
+    """
     table = tabulate(study)
-    write_text(SEARCH / "trials.csv", table.to_csv(index=False))
+    write_text(folder / "trials.csv", table.to_csv(index=False))
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     if not complete:
         return None
-    _draw(table, study, monitor)
+    _draw(table, study, monitor, folder / "search.png")
     is_lowest_best = study.direction == StudyDirection.MINIMIZE
     whole = table[table["state"] == "complete"]
     best = whole.sort_values("score", ascending=is_lowest_best, kind="stable")
     title = f"{study.study_name}: the best of {len(table)} trials, {len(whole)} of them whole"
-    show(title, [_cells(row, monitor) for row in best.head(SHOWN).to_dict("records")], left=())
+    rows = [_cells(row, monitor) for row in best.head(SHOWN).to_dict("records")]
+    show(title, rows, left=("settings",), wrapped="settings")
     return json.loads(study.best_trial.user_attrs["settings"])
 
 
 def _cells(row: dict[str, Any], monitor: str) -> dict[str, str]:
     """Return a row of the table as people read it, its score by the name of its metric."""
-    settings = {key: str(row[key]) for key in list(row)[len(COLUMNS) :]}
+    settings = ", ".join(f"{key} {row[key]}" for key in list(row)[len(COLUMNS) :])
     score = {monitor: readable(row["score"], monitor), "seconds": f"{row['seconds']:.0f}"}
-    return {"trial": str(row["trial"]), **score, **settings}
+    return {"trial": str(row["trial"]), **score, "settings": settings}
 
 
-def _draw(table: pd.DataFrame, study: optuna.Study, monitor: str) -> None:
+def _draw(table: pd.DataFrame, study: optuna.Study, monitor: str, path: Path) -> None:
     """Draw each trial's score and the best so far; beside it, how much each setting matters."""
-    with drawing(SEARCH / "search.png", height=3.2) as figure:
+    with drawing(path, height=3.2) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_trials(left, table, study.direction == StudyDirection.MAXIMIZE, monitor)
         _draw_importances(right, study)

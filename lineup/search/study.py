@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import uuid
 import warnings
@@ -13,17 +14,14 @@ import numpy as np
 import optuna
 import typer
 from filelock import FileLock, Timeout
-from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from lineup.cli import progress
+from lineup.data.dataset import Split
 from lineup.errors import UserError
-from lineup.paths import repository, state_dir
-from lineup.search.space import Space, describe
-from lineup.search.trial import Outcome, Trials
-from lineup.tracking.location import host
+from lineup.paths import state_dir
+from lineup.search.space import Space
+from lineup.search.trial import Outcome, TrialRunner
 from lineup.tracking.search_recorder import SearchRecorder
 from lineup.training.checkpoints import fingerprint
 from lineup.training.interruption import Interruption
@@ -31,39 +29,19 @@ from lineup.training.session import Interrupted
 from lineup.training.setup import Setup, set_up
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-UNPRUNED = 5  # trials that run to their end, before others are held against them
+RUNGS = {"min_resource": 2, "reduction_factor": 3}  # after epochs 2, 6, 18 … the best third goes on
 MACHINE = {"device", "precision", "threads"}  # settings in which machines of one study may differ
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", "The reported value is ignored")  # of an epoch done twice
 
 
-@contextmanager
-def opened(storage: str | None) -> Iterator[optuna.storages.RDBStorage]:
-    """Yield where studies are kept, .lineup/search/ or a database; UserError where it fails."""
-    folder = state_dir() / "search"
-    folder.mkdir(parents=True, exist_ok=True)
-    address = storage or f"sqlite:///{folder / 'studies.db'}"
-    try:
-        name = make_url(address).render_as_string(hide_password=True)
-    except SQLAlchemyError:
-        hint = "write one such as postgresql://user@host/database"
-        raise UserError(f"--storage {address} is no database's address; {hint}") from None
-    try:
-        yield optuna.storages.RDBStorage(address)
-    except ImportError as error:
-        raise UserError(f"--storage {name}: {error}") from None
-    except (StorageInternalError, SQLAlchemyError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        hint = "what it has is kept, and the same command goes on when it answers"
-        raise UserError(f"the studies in {name} can't be used ({reason}); {hint}") from None
-
-
 class Search:
-    """A study of Optuna that other machines may share."""
+    """A study of Optuna; processes of other machines may work at it too."""
 
-    def __init__(self, space: Space, storage: optuna.storages.RDBStorage) -> None:
-        self.space, self.owner = space, f"{host()}:{repository()}"
+    def __init__(self, space: Space, storage: optuna.storages.RDBStorage, owner: str) -> None:
+        """Open the study of this space, or make it; `owner` marks the trials of this repository."""
+        self.space, self.owner = space, owner
         self.setup = set_up(space.params, space.architecture)
         trainer = self.setup.trainer
         self.monitor = trainer.monitor
@@ -71,7 +49,7 @@ class Search:
             storage=storage,
             study_name=_study_name(self.setup, space),
             direction="maximize" if trainer.highest_is_best else "minimize",
-            pruner=optuna.pruners.MedianPruner(UNPRUNED, n_warmup_steps=1),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(**RUNGS),
             load_if_exists=True,
         )
         self.lock_file = state_dir() / "search" / f"{self.study.study_name}.lock"
@@ -79,22 +57,14 @@ class Search:
     @property
     def introduction(self) -> str:
         """Return the study's name, and what it has already."""
-        count = len(self.study.get_trials(deepcopy=False, states=FINISHED))
-        if count:
-            return f"{self.study.study_name}: goes on after {count} trials"
+        if self.study.trials:
+            count = len(self.study.get_trials(deepcopy=False, states=FINISHED))
+            return f"{self.study.study_name}: goes on, {count} trials are finished"
         return f"{self.study.study_name}: a new study, of these ranges, settings, data and code"
-
-    def recorder(self) -> SearchRecorder:
-        """Return what records this search in MLflow, as one run wherever it goes on."""
-        if "run_id" not in self.study.user_attrs:
-            self.study.set_user_attr("run_id", uuid.uuid4().hex)
-        ranges = {key: describe(limits) for key, limits in self.space.ranges.items()}
-        run_id = self.study.user_attrs["run_id"]
-        return SearchRecorder(run_id, self.setup, self.space.params, ranges, self.lock_file)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the study: whatever of this machine is unfinished in it was interrupted."""
+        """Allow one process of this repository: its unfinished trials were interrupted."""
         lock = FileLock(self.lock_file)
         try:
             lock.acquire(timeout=0)
@@ -103,6 +73,14 @@ class Search:
         with lock:
             yield
 
+    def recorder(self) -> SearchRecorder:
+        """Return what records this search in MLflow, as one run wherever it goes on."""
+        if "run_id" not in self.study.user_attrs:
+            self.study.set_user_attr("run_id", uuid.uuid4().hex)
+        run_id = self.study.user_attrs["run_id"]
+        ranges = {key: str(limits) for key, limits in self.space.ranges.items()}
+        return SearchRecorder(run_id, self.setup, self.space.params, ranges, self.lock_file)
+
     def run(self, trials: int, minutes: float, recorder: SearchRecorder | None) -> None:
         """Try settings until the study has `trials` of them or time is up; raises Interrupted."""
         current = self.space.current()
@@ -110,10 +88,12 @@ class Search:
             self.study.enqueue_trial(current)
         deadline = time.monotonic() + 60 * minutes
         with Interruption() as interruption, progress(unit="images") as bar:
-            shared = Trials(self.space.architecture, bar, interruption, deadline, recorder)
+            runner = TrialRunner(self.space, bar, interruption, deadline, recorder)
             while self._taken() < trials and time.monotonic() < deadline:
+                if Split.read().digest != self.setup.split.digest:
+                    raise UserError("the data have changed since this search began; run it again")
                 try:
-                    self._try(self._ask(), shared)
+                    self._try(self._ask(), runner)
                 except Interrupted:
                     if time.monotonic() < deadline:
                         raise
@@ -135,24 +115,39 @@ class Search:
         trial.set_user_attr("owner", self.owner)
         return trial
 
-    def _try(self, trial: optuna.Trial, shared: Trials) -> None:
+    def _try(self, trial: optuna.Trial, runner: TrialRunner) -> None:
         """Draw settings, train with them, and tell the study how good they are."""
+        start = time.monotonic()
         self.study.sampler = self._sampler(trial.number)
         settings = self.space.draw(trial)
         trial.set_user_attr("settings", json.dumps(settings))
-        outcome = self._known(trial) or shared.train(trial, self.space.changed(settings))
+        try:
+            outcome = self._known(trial) or runner.train(trial, settings)
+        except Interrupted:
+            raise
+        except Exception:
+            self.study.tell(trial, state=TrialState.FAIL)  # so that it is not tried for ever
+            raise
+        trial.set_user_attr("seconds", time.monotonic() - start)
+        self._tell(trial, outcome, runner.recorder)
+        words = ", ".join(f"{key} {value}" for key, value in settings.items())
+        typer.echo(f"trial {trial.number}: {outcome.text} · {words}")
+
+    def _tell(self, trial: optuna.Trial, outcome: Outcome, recorder: SearchRecorder | None) -> None:
+        if outcome.has_failed:
+            trial.set_user_attr("has_failed", True)
         if outcome.score is None:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, outcome.score)
-            if shared.recorder:
-                best = {self.monitor: self.study.best_value}
-                shared.recorder.note(trial.number, outcome.score, best)
-        words = ", ".join(f"{key} {value}" for key, value in settings.items())
-        typer.echo(f"trial {trial.number}: {outcome.text} · {words}")
+        if outcome.checkpoint:
+            shutil.rmtree(outcome.checkpoint, ignore_errors=True)
+        complete = self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if recorder and complete:
+            recorder.add_best(len(complete), {self.monitor: self.study.best_value})
 
     def _sampler(self, number: int) -> optuna.samplers.TPESampler:
-        """Return the sampler of one trial: with one for all, a resumed study would draw anew."""
+        """Return a sampler seeded by the trial's number, so that a resumed study repeats none."""
         words = np.random.SeedSequence((self.space.params.seed, number)).generate_state(1)
         return optuna.samplers.TPESampler(seed=int(words[0]), constant_liar=True)
 
@@ -161,13 +156,13 @@ class Search:
         for other in self.study.get_trials(deepcopy=False, states=FINISHED):
             if other.params == trial.params:
                 score = other.value if other.state == TrialState.COMPLETE else None
-                return Outcome(score, f"as trial {other.number}")
+                return Outcome(f"as trial {other.number}", score)
         return None
 
 
 def _study_name(setup: Setup, space: Space) -> str:
     """Return a name that stands for ranges, recipe, data and code, and for no machine."""
     recipe, hyperparameters = space.params.recipe(space.architecture)
-    shaping = {key: setup.config[key] for key in ("seed", "data", "split", "code")}
+    shaping = {key: setup.config[key] for key in ("seed", "data", "split", "code", "pretrained")}
     shaping |= {"recipe": recipe.model_dump(exclude=MACHINE), "ranges": space.ranges}
     return f"{space.architecture}-{fingerprint(shaping | hyperparameters)[:8]}"

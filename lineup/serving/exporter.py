@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lineup.data.dataset import Split, load
 from lineup.errors import UserError
-from lineup.files import intact, read_json, replacing_folder, sha256, write_json, write_text
+from lineup.files import explain_damage, read_json, replacing_folder, sha256, write_json, write_text
 from lineup.model_info import ModelInfo
 from lineup.params import BEST, Export, Params
 from lineup.paths import EXPORT, INT8_ONNX, LEADERBOARD_CSV, MODEL_JSON, ONNX, SCORES, WEIGHTS
@@ -38,7 +38,7 @@ def choose_architecture(params: Params) -> str:
         return params.model
     if not LEADERBOARD_CSV.exists():
         raise UserError(f"{LEADERBOARD_CSV} is missing; run: dvc repro evaluate")
-    with intact(LEADERBOARD_CSV):
+    with explain_damage(LEADERBOARD_CSV):
         return pd.read_csv(LEADERBOARD_CSV)["architecture"][0]
 
 

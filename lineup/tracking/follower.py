@@ -21,7 +21,7 @@ class Follower:
     """The training's side of that process."""
 
     def __init__(self, log: RunLog) -> None:
-        self.log = log
+        self.logs = [log]
         command = [sys.executable, "-m", "stages.sync", "--follow", log.run_id]
         self.process = subprocess.Popen(
             command,
@@ -31,6 +31,7 @@ class Follower:
 
     def add(self, log: RunLog) -> None:
         """Mirror another run too, from now on."""
+        self.logs.append(log)
         with suppress(OSError):  # it was killed; make sync brings what it lacks
             self.process.stdin.write(f"{log.run_id}\n".encode())
             self.process.stdin.flush()
@@ -56,4 +57,5 @@ class Follower:
 
     def _progress(self) -> list[int]:
         """Return what changes whenever something was sent."""
-        return [path.stat().st_mtime_ns for path in (self.log.folder / "mirrors").glob("*.json")]
+        folders = [log.folder / "mirrors" for log in self.logs]
+        return [path.stat().st_mtime_ns for folder in folders for path in folder.glob("*.json")]

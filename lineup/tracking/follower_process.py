@@ -7,6 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from lineup.errors import DamagedError
 from lineup.tracking.location import host, store_uri
 from lineup.tracking.reachability import StoreError, check_store, summary
 from lineup.tracking.run_log import RunLog
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_UPDATES = 2.0
 SECONDS_AFTER_FAILURE = 15.0
+ENDS = {"FINISHED", "FAILED"}  # statuses; one that was killed may go on
 SECONDS_TO_COME_BACK = 5.0  # a server that was down so short ago is not asked at the end
 
 
@@ -27,6 +29,7 @@ class _Session:
         self.mirror: Mirror | None = None
         self.has_warned = False
         self.has_failed = False
+        self.is_damaged = False  # the run's folder
         self.silent_since: float | None = None  # no server answered
 
     @property
@@ -36,9 +39,11 @@ class _Session:
         return since is not None and time.monotonic() - since < SECONDS_TO_COME_BACK
 
     @property
-    def has_sent_end(self) -> bool:
-        """Tell whether the store knows that the run has finished."""
-        return self.mirror is not None and self.mirror.status_sent == "FINISHED"
+    def has_ended(self) -> bool:
+        """Tell whether there is nothing more to send than what is there now."""
+        mirror = self.mirror
+        is_known = mirror is not None and (mirror.is_deleted or mirror.status_sent in ENDS)
+        return is_known or self.is_damaged
 
     def update(self, is_over: bool = False) -> None:
         """Send what is new, unless the store fails."""
@@ -49,6 +54,9 @@ class _Session:
             self.mirror.is_live = not is_over
             self.mirror.update()
             self.has_failed, self.silent_since = False, None
+        except DamagedError as error:
+            self.is_damaged = True
+            print(f"warning: {error}", file=sys.stderr, flush=True)
         except Exception as error:  # a store can fail in any way
             self.has_failed = True
             self.silent_since = time.monotonic() if isinstance(error, StoreError) else None
@@ -95,11 +103,11 @@ def _listen(sessions: list[_Session], is_over: threading.Event) -> None:
 def _update(sessions: list[_Session], is_over: bool = False) -> bool:
     """Send what is new of all runs, forget those that are over; tell whether the store works."""
     for session in list(sessions):
-        was_finished = session.has_sent_end  # so that this update brings the very last of it
+        had_ended = session.has_ended  # so that this update brings the very last of it
         if session.log.is_started:
             session.update(is_over)
         if session.has_failed:
             return False
-        if was_finished:
+        if had_ended:
             sessions.remove(session)
     return True

@@ -16,7 +16,7 @@ from lineup.tracking.run_log import RunLog
 
 
 def send_epoch(client: MlflowClient, run: Run, log: RunLog, path: Path) -> None:
-    """Make a model of the weights in `path`, whole also where a kill left it unfinished."""
+    """Log an epoch's weights, scores and step as a LoggedModel; safe to repeat."""
     epoch = int(path.stem.removeprefix("epoch-"))
     run_id, experiment = run.info.run_id, run.info.experiment_id
     query = f"tags.`{EPOCH_OF}` = '{log.run_id}' and name = '{path.stem}'"
@@ -29,5 +29,7 @@ def send_epoch(client: MlflowClient, run: Run, log: RunLog, path: Path) -> None:
     points, _ = log.read_points()
     own = [point for point in points if point["step"] == epoch and "train_loss" in point["values"]]
     log_metrics(client, run_id, to_metrics(own, model_id=model.model_id))
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, epoch)])
+    outputs = client.get_run(run_id).outputs.model_outputs
+    if model.model_id not in {output.model_id for output in outputs}:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, epoch)])
     client.finalize_logged_model(model.model_id, "READY")

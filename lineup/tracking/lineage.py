@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 
+from lineup.params import flatten
 from lineup.paths import DVC_LOCK
 from lineup.tracking.location import host
 
@@ -70,7 +71,7 @@ def changes() -> bytes | None:
 
 
 def tags() -> dict[str, str]:
-    """Return by what people look for runs: commit, DVC experiment, machine."""
+    """Return the tags that people filter runs by: commit, DVC experiment, machine."""
     return {
         "git_commit": _git_line("rev-parse", "HEAD"),
         "dvc_exp_name": os.environ.get("DVC_EXP_NAME", ""),
@@ -80,7 +81,7 @@ def tags() -> dict[str, str]:
 
 
 def details() -> dict[str, Any]:
-    """Return what else a run comes from: branch, DVC's stage and digests, versions."""
+    """Return the rest of a run's lineage: branch, DVC's stage and digests, versions."""
     packages = ("torch", "dvc", "mlflow")
     return {
         "git_branch": _git_line("branch", "--show-current"),
@@ -117,17 +118,6 @@ def dataset_names(name: str, split: str, test: str) -> dict[str, dict[str, str]]
         split: {"name": f"{name}-{split}", "digest": digest[:32]}
         for split, digest in digests.items()
     }
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one level with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def name_params(architecture: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from mlflow.entities import (
     ViewType,
 )
 
+from lineup.errors import DamagedError
 from lineup.files import read_json, sha256, write_json
 from lineup.tracking.kept_epochs import send_epoch
 from lineup.tracking.location import store_key
@@ -92,7 +93,7 @@ class Mirror:
 
     def _find_or_create_run(self) -> Run | None:
         born = f"{self.experiment_id}-{self.experiment.creation_time}"
-        cursor = read_json(self.cursor_file) if self.cursor_file.exists() else {}
+        cursor = self._read_cursor()
         run = find_run(self.client, self.experiment_id, self.log.run_id)
         if run is not None and run.info.lifecycle_stage == "deleted":
             return None
@@ -112,14 +113,21 @@ class Mirror:
         write_json(self.cursor_file, cursor)
         return run
 
+    def _read_cursor(self) -> dict[str, Any]:
+        try:
+            return read_json(self.cursor_file)
+        except (FileNotFoundError, DamagedError):  # then all is sent once more
+            return {}
+
     def _create_run(self) -> Run:
         start = self.log.start
         name = start.get("source", "stages/train.py")
         source = {"mlflow.source.name": name, "mlflow.source.type": "LOCAL"}
         if commit := start["tags"].get("git_commit"):
             source["mlflow.source.git.commit"] = commit
-        if parent := find_run(self.client, self.experiment_id, start.get("parent", "")):
-            source["mlflow.parentRunId"] = parent.info.run_id
+        if "parent" in start:
+            parent = find_run(self.client, self.experiment_id, start["parent"])
+            source["mlflow.parentRunId"] = parent.info.run_id if parent else ""
         tags = {RUN_ID: self.log.run_id, **source, **start["tags"]}
         return self.client.create_run(self.experiment_id, start["time"], tags, start["name"])
 

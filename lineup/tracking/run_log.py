@@ -21,8 +21,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lineup.files import flush, read_json, replacing, replacing_folder, write_json
+from lineup.errors import DamagedError
+from lineup.files import explain_damage, flush, read_json, replacing, replacing_folder, write_json
 from lineup.paths import run_dir, state_dir
+
+LEFT_OUT = "its run is left out"
 
 
 def now_ms() -> int:
@@ -55,7 +58,7 @@ class RunLog:
     @property
     def start(self) -> dict[str, Any]:
         """Return the content of start.json."""
-        return read_json(self.start_file)
+        return read_json(self.start_file, LEFT_OUT)
 
     def begin(self, start: dict[str, Any]) -> None:
         """Write start.json, once."""
@@ -90,7 +93,8 @@ class RunLog:
             file.seek(offset)
             content = file.read()
         lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)[:most]
-        return [json.loads(line) for line in lines], offset + sum(map(len, lines))
+        with explain_damage(self.points_file, LEFT_OUT):
+            return [json.loads(line) for line in lines], offset + sum(map(len, lines))
 
     def set_status(self, status: str, error: str = "") -> None:
         """Append a status."""
@@ -101,8 +105,9 @@ class RunLog:
         """Return the last status: time, status, error."""
         if not self.status_file.exists():
             return {"time": self.start["time"], "status": "RUNNING", "error": ""}
-        lines = self.status_file.read_text(encoding="utf-8").split("\n")[:-1]
-        return json.loads(lines[-1])
+        with explain_damage(self.status_file, LEFT_OUT):
+            lines = self.status_file.read_text(encoding="utf-8").split("\n")[:-1]
+            return json.loads(lines[-1])
 
     def add_artifact(self, source: Path, place: str = "") -> None:
         """Copy a file or folder to be logged on the run, in its folder `place`."""
@@ -132,6 +137,11 @@ def copy(source: Path, target: Path) -> None:
 
 def run_logs() -> list[RunLog]:
     """Return the runs of this repository that have begun, oldest first."""
-    names = [path.parent.name for path in (state_dir() / "runs").glob("*/start.json")]
-    logs = [RunLog(name) for name in names]
-    return sorted(logs, key=lambda log: log.start["time"])
+    times = {}
+    for path in (state_dir() / "runs").glob("*/start.json"):
+        log = RunLog(path.parent.name)
+        try:
+            times[log] = log.start["time"]
+        except DamagedError as error:
+            print(f"warning: {error}")
+    return sorted(times, key=times.get)

@@ -15,7 +15,7 @@ from lineup.tensors import write_tensors
 from lineup.tracking import lineage
 from lineup.tracking.follower import Follower
 from lineup.tracking.run_log import RunLog, copy
-from lineup.tracking.run_start import describe_origin, describe_run
+from lineup.tracking.run_start import describe_lineage, describe_run
 from lineup.tracking.system_metrics import SystemMetrics
 from lineup.training.checkpoints import Checkpoint
 from lineup.training.session import Interrupted
@@ -64,7 +64,8 @@ class RunRecorder(RunWriter):
         super().__init__(setup, checkpoint.run_id)
         self.checkpoint, self.is_resumed = checkpoint, is_resumed
         if not self.log.is_started:
-            patch = record_origin(self.log, setup)
+            patch = lineage.changes()
+            record_lineage(self.log, setup, patch)
             self.begin(describe_run(setup, params, checkpoint.lock_file, patch))
         self.log.set_status("RUNNING")
 
@@ -83,9 +84,6 @@ class RunRecorder(RunWriter):
     def finish(self, folder: Path) -> None:
         """Add outputs, curves and log file, and close the run."""
         progress = self.setup.trainer.progress
-        if progress.best_epoch < progress.epoch:  # MLflow shows last values: those of what is kept
-            kept = {key: value for key, value in progress.best_row.items() if key[:4] == "val_"}
-            self.log.add_point(progress.epoch + 1, kept)
         if not self.is_resumed:  # else the time is that of the last piece alone
             seconds = time.monotonic() - self.started_at
             self.log.add_point(progress.epoch, {"training_seconds": seconds})
@@ -107,13 +105,11 @@ def how_it_ended(error: BaseException | None) -> tuple[str, str]:
     return "FAILED", str(error) or type(error).__name__
 
 
-def record_origin(log: RunLog, setup: Setup) -> bytes | None:
-    """Log where a run comes from; return what changed since the last commit, None if too large."""
-    write_json(log.artifacts / "lineage" / "lineage.json", describe_origin(setup))
-    patch = lineage.changes()
+def record_lineage(log: RunLog, setup: Setup, patch: bytes | None) -> None:
+    """Log where a run comes from; `patch` is what changed since the last commit."""
+    write_json(log.artifacts / "lineage" / "lineage.json", describe_lineage(setup))
     if patch is None:
         text = f"warning: what changed since the last commit is {lineage.TOO_LARGE}"
         print(f"{text}; commit or ignore it")
     if patch:
         (log.artifacts / "lineage" / "changes.patch").write_bytes(patch)
-    return patch

@@ -1,4 +1,4 @@
-"""What a run carries from its start, name, params, tags, data sets; and where it came from."""
+"""A run's name, params, tags and datasets, and its lineage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def describe_run(
     }
 
 
-def describe_origin(setup: Setup) -> dict[str, Any]:
+def describe_lineage(setup: Setup) -> dict[str, Any]:
     """Return the content of lineage.json: every digest and version that is no tag."""
     data = setup.dataset.digests | {"split": setup.split.digest}
     return lineage.details() | {"data_sha256": data, "code_sha256": setup.config["code"]}

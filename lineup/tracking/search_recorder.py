@@ -6,9 +6,10 @@ from pathlib import Path
 from types import TracebackType
 
 from lineup.params import Params
+from lineup.tracking import lineage
 from lineup.tracking.follower import Follower
 from lineup.tracking.run_log import RunLog
-from lineup.tracking.run_recorder import RunWriter, how_it_ended, record_origin
+from lineup.tracking.run_recorder import RunWriter, how_it_ended, record_lineage
 from lineup.tracking.run_start import describe_run
 from lineup.training.checkpoints import Checkpoint
 from lineup.training.setup import Setup
@@ -22,12 +23,13 @@ class SearchRecorder:
     def __init__(
         self, run_id: str, setup: Setup, params: Params, ranges: dict[str, str], lock_file: Path
     ) -> None:
-        self.log = RunLog(run_id)
-        self.patch = record_origin(self.log, setup)
-        start = describe_run(setup, params, lock_file, self.patch)
-        texts = {f"search.{key}": text for key, text in ranges.items()}
-        name = f"search {setup.architecture}"
-        self.log.begin(start | {"name": name, "params": texts, "source": SOURCE})
+        self.log, self.patch = RunLog(run_id), lineage.changes()
+        if not self.log.is_started:
+            record_lineage(self.log, setup, self.patch)
+            start = describe_run(setup, params, lock_file, self.patch)
+            texts = {f"search.{key}": text for key, text in ranges.items()}
+            name = f"search {setup.architecture}"
+            self.log.begin(start | {"name": name, "params": texts, "source": SOURCE})
         self.log.set_status("RUNNING")
 
     def __enter__(self) -> SearchRecorder:
@@ -53,9 +55,9 @@ class SearchRecorder:
         self.follower.add(recorder.log)
         return recorder
 
-    def note(self, number: int, score: float, best: dict[str, float]) -> None:
-        """Record what a whole trial reached, and the best so far by the name of its metric."""
-        self.log.add_point(number, {"trial_score": score} | best)
+    def add_best(self, count: int, best: dict[str, float]) -> None:
+        """Record the best score of `count` whole trials, by the name of its metric."""
+        self.log.add_point(count, best)
 
     def add_results(self, folder: Path) -> None:
         """Log the files of `folder`."""
@@ -73,4 +75,10 @@ class TrialRecorder(RunWriter):
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None:  # MLflow shows the last values: here those that the trial is judged by
+            progress = self.setup.trainer.progress
+            best = {
+                key: value for key, value in progress.best_row.items() if key.startswith("val_")
+            }
+            self.log.add_point(progress.epoch, best)
         self.log.set_status(*how_it_ended(error))

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from lineup.cli import progress
-from lineup.errors import UserError
+from lineup.errors import DamagedError, UserError
 from lineup.files import read_json, sha256, write_json
 from lineup.model_info import ModelInfo
 from lineup.params import Params
@@ -145,6 +145,9 @@ class _Attempts:
         start = time.monotonic()
         try:
             return work()
+        except DamagedError as error:  # of one run
+            print(f"warning: {error}")
+            return None
         except UserError:
             raise
         except Exception as error:  # a store can fail in any way
@@ -248,7 +251,8 @@ def _add_evaluation(log: RunLog, architecture: str) -> None:
         raise UserError(f"{folder} is of another training; run: dvc repro evaluate")
     digest = _digest(folder)
     note = log.evaluation_note
-    if note.exists() and read_json(note)["digest"] == digest:
+    is_known = note.exists() and read_json(note)["digest"] == digest
+    if is_known and log.evaluation.exists() and _digest(log.evaluation) == digest:
         return
     copy(folder, log.evaluation)
     for path in sorted(folder.glob("*")):

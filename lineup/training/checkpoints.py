@@ -81,7 +81,7 @@ class Checkpoint:
             if self.progress_file.exists():
                 self._warn(f"incomplete ({error})")
         except Exception as error:  # damaged bytes may fail anywhere
-            self._warn(f"damaged ({error})")
+            self._warn(f"damaged ({getattr(error, 'problem', error)})")
         self.discard()
         self.run_id = self.run_id or uuid.uuid4().hex
         write_json(self.progress_file, {"run_id": self.run_id})

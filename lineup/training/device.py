@@ -40,7 +40,9 @@ def resolve_device(name: str) -> torch.device:
 def check_portable() -> None:
     """Raise UserError where `precision: portable` can't hold."""
     if not are_instructions_limited():
-        raise UserError("precision: portable is for dvc repro, and for the scripts train and seeds")
+        raise UserError(
+            "precision: portable is for dvc repro, and for the scripts train, seeds and search"
+        )
     if torch.backends.cpu.get_cpu_capability() != "AVX2":
         raise UserError(
             "params.yaml: precision = 'portable' needs an x86-64 processor with AVX2, which "

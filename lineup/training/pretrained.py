@@ -42,7 +42,7 @@ def find_pretrained(
     try:
         return Pretrained(path.stem, digest, read_tensors(path))
     except DamagedError as error:
-        raise UserError(f"{path} is not a safetensors file ({error})") from None
+        raise UserError(f"{path} is not a safetensors file ({error.problem})") from None
 
 
 def load_fitting(model: nn.Module, pretrained: Pretrained) -> list[str]:

@@ -45,6 +45,10 @@ def train_seed(params: Params, architecture: str, seed: int, setting: str) -> Tr
             write_json(folder / DONE, {"seconds": seconds})
             if seed != params.seed:  # else dvc repro may want to go on with it
                 remove_finished(folder)
-    info, done, run = ModelInfo.read(folder), read_json(folder / DONE), read_json(folder / RUN_JSON)
+    info, done, run = ModelInfo.read(folder), _read(folder, DONE), _read(folder, RUN_JSON)
     row = {"setting": setting, "architecture": architecture, "seed": seed}
     return Trained(folder, row | run | done | {"epoch": info.epoch} | info.validation)
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    return read_json(folder / name, f"remove {folder}, and it is trained again")

@@ -2,7 +2,7 @@
 
 import torch
 
-from lineup.data.dataset import Dataset, Split
+from lineup.data.dataset import Dataset, Split, split_digest
 from lineup.data.dataset import load as load_split_of_task
 from lineup.files import sha256, write_json, write_text
 from lineup.paths import DATA_REPORT, DATASET_JSON, FILES_CSV, INDICES, RAW_REPORT, SPLIT_JSON, raw
@@ -38,5 +38,5 @@ def write_split(count):
     statistics = {"mean": torch.tensor([0.3]), "std": torch.tensor([0.35])}
     write_tensors(INDICES, tensors | statistics)
     data = Dataset.read().digests["train"]
-    write_json(SPLIT_JSON, {"digest": sha256(INDICES), "data": data})
+    write_json(SPLIT_JSON, {"digest": split_digest(data), "data": data})
     write_json(DATA_REPORT, {"findings": []})

@@ -66,7 +66,7 @@ def test_models_travel_to_another_clone_which_records_them(project, tmp_path):
     assert set(aliases) == {"linear", "mlp", "champion"}
     clone.run("git", "config", "user.email", "tests@example.org")
     clone.run("git", "config", "user.name", "Tests")
-    clone.run("bash", "-euc", code_block("gets it by its name", "bash"))
+    clone.run("bash", "-euc", code_block("then it has a name", "bash"))
     assert sha256(clone.folder / "model.onnx") == sha256(project.folder / "export/model.onnx")
 
 

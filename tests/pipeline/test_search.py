@@ -35,10 +35,10 @@ def test_a_search_ends_with_the_command_that_trains_its_best(project):
     project.set(search={"mlp": RANGES}, train__epochs=3)
     Path("data/raw/test.safetensors").rename("test.safetensors")  # no search opens it
     printed = project.run(*SEARCH, "mlp", "--trials", "6").stdout
-    table = pd.read_csv("search/trials.csv")
+    table = pd.read_csv("search/mlp/trials.csv")
     best = table[table["state"] == "complete"]["score"].max()
     assert list(table["trial"]) == [0, 1, 2, 3, 4, 5] and set(table["hidden"]) <= {"[4]", "[32]"}
-    assert f"{best:.2%}" in printed and Path("search/search.png").exists()
+    assert f"{best:.2%}" in printed and Path("search/mlp/search.png").exists()
 
     runs = runs_of(project.client())
     parent = runs["search mlp"]
@@ -49,6 +49,7 @@ def test_a_search_ends_with_the_command_that_trains_its_best(project):
         assert float(run.data.params["train.learning_rate"]) == row["learning_rate"]
         points = project.client().get_metric_history(run.info.run_id, "val_accuracy")
         assert max(point.value for point in points) == row["score"]
+        assert run.data.metrics["val_accuracy"] == row["score"]  # what MLflow shows and sorts by
     assert parent.data.metrics["val_accuracy"] == best and parent.info.status == "FINISHED"
     assert parent.data.params["search.hidden"] == "choice [4] or [32]"
     assert len(project.client().search_model_versions("name = 'digits'")) == 2  # of dvc repro
@@ -59,12 +60,13 @@ def test_a_search_ends_with_the_command_that_trains_its_best(project):
     project.set(models__mlp=load_changed(words[1::2]).models["mlp"])
     project.run("python", "-m", "stages.train", "mlp", LINEUP_TRACKING="off")
     assert read_json(Path("models/mlp/model.json"))["validation"]["val_accuracy"] == best
+    assert not list(Path(".lineup/checkpoints").glob("*/state-*"))[3:]  # of three trainings
 
 
 def test_the_first_trial_has_the_settings_of_params_yaml_and_no_setting_is_trained_twice(project):
     project.set(search={"mlp": {"batch_size": {"choice": [64, 32]}}}, train__epochs=1)
     printed = project.run(*SEARCH, "mlp", "--trials", "8", LINEUP_TRACKING="off").stdout
-    table = pd.read_csv("search/trials.csv")
+    table = pd.read_csv("search/mlp/trials.csv")
     assert table["batch_size"][0] == load_params().recipe("mlp")[0].batch_size == 64
     assert len(table) == 8 and printed.count(": as trial ") == 6
     assert table.groupby("batch_size")["score"].nunique().max() == 1
@@ -74,19 +76,19 @@ def test_the_first_trial_has_the_settings_of_params_yaml_and_no_setting_is_train
 def test_a_killed_search_goes_on_with_the_trial_that_it_was_at(project):
     project.set(search={"mlp": RANGES}, train__epochs=40, train__batch_size=2)
     started = project.start(*SEARCH, "mlp", "--trials", "3")
-    wait_for(lambda: len(trials()[1].intermediate_values) > 3)
+    wait_for(lambda: len(trials()[0].intermediate_values) > 3)
     started.process.send_signal(signal.SIGKILL)
     started.process.wait()
-    killed = trials()[1]
+    killed = trials()[0]
     assert killed.state == optuna.trial.TrialState.RUNNING
 
     printed = project.run(*SEARCH, "mlp", "--trials", "3").stdout
-    assert "goes on after 1 trials" in printed
+    assert "goes on, 0 trials are finished" in printed
     found = trials()
     assert len(found) == 3 and all(trial.state.is_finished() for trial in found)
     assert len({str(trial.params) for trial in found}) == 3
-    assert found[1].params == killed.params
-    kept = {epoch: found[1].intermediate_values[epoch] for epoch in killed.intermediate_values}
+    assert found[0].params == killed.params
+    kept = {epoch: found[0].intermediate_values[epoch] for epoch in killed.intermediate_values}
     assert kept == killed.intermediate_values
     statuses = {name: run.info.status for name, run in runs_of(project.client()).items()}
     assert statuses["search mlp"] == "FINISHED" and len(statuses) == 6
@@ -97,12 +99,12 @@ def test_a_killed_search_goes_on_with_the_trial_that_it_was_at(project):
 def test_trials_that_lag_end_early_and_time_is_kept(project):
     project.set(search={"mlp": {"learning_rate": {"log": [0.00001, 0.05]}}}, train__epochs=6)
     project.run(*SEARCH, "mlp", "--trials", "20", LINEUP_TRACKING="off")
-    table = pd.read_csv("search/trials.csv")
+    table = pd.read_csv("search/mlp/trials.csv")
     whole, ended = (table[table["state"] == state] for state in ("complete", "pruned"))
     assert len(ended) > 2 and (ended["epochs"] < 6).all() and (whole["epochs"] == 6).all()
     assert ended["score"].mean() < whole["score"].mean()
     printed = project.run(*SEARCH, "mlp", "--minutes", "0.01", LINEUP_TRACKING="off").stdout
-    assert len(pd.read_csv("search/trials.csv")) < 30 and "Next: dvc exp run" in printed
+    assert len(pd.read_csv("search/mlp/trials.csv")) < 30 and "Next: dvc exp run" in printed
 
 
 @pytest.mark.parametrize(
