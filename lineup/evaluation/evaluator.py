@@ -17,6 +17,7 @@ from lineup.errors import UserError
 from lineup.evaluation import image_plots, metrics, plots
 from lineup.evaluation.activations import record_activations
 from lineup.files import write_json, write_text
+from lineup.other_load import OtherLoad, watch_others
 from lineup.params import Evaluate
 from lineup.paths import (
     EVALUATION,
@@ -70,6 +71,7 @@ class Scored:
     outputs: Tensor  # on the test split, (N, K)
     on_validation: Tensor  # likewise
     microseconds: float  # per test input
+    others: OtherLoad  # while that was measured
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def evaluate_model(
     _write_validation(folder / VALIDATION, model, scored.on_validation, examples.validation[1])
     np.save(folder / EXAMPLE, _bright_examples(inputs))
     draw_model(name, model, inputs)
+    if scored.others.is_notable:
+        print(f"{name}: the time per input was measured {scored.others}")
     row = {"architecture": name, **scores, "time_per_image_us": round(scored.microseconds, 1)}
     if model.is_classification:
         return Evaluation(row, outputs, explain_classes(name, outputs, examples, settings))
@@ -121,7 +125,8 @@ def score_model(
 
     inputs, targets = examples.test
     start = time.perf_counter()
-    outputs = predict_onnx(session, inputs)
+    with watch_others() as others:
+        outputs = predict_onnx(session, inputs)
     microseconds = 1e6 * (time.perf_counter() - start) / len(inputs)
     _check_finite(name, outputs)
     verify(session, model, inputs, outputs)
@@ -130,7 +135,7 @@ def score_model(
     scores = _scores(model, outputs, targets, "test_", settings)
     scores |= _scores(model, on_validation, examples.validation[1], "val_", settings)
     scores |= {"parameters": model.info.parameters, "epoch": model.info.epoch}
-    return Scored(scores, outputs, on_validation, microseconds)
+    return Scored(scores, outputs, on_validation, microseconds, others)
 
 
 def _check_fits(name: str, model: Deployable, dataset: Dataset) -> None:

@@ -50,7 +50,14 @@ def client() -> MlflowClient:
 
 
 def client_for_user() -> MlflowClient:
-    """Return a client for a person who waits for an answer: UserError if the store fails."""
+    """Return a client for a person who waits for an answer: UserError if the store fails.
+
+    Reading makes no store: there is none in any other folder than the project's.
+    """
+    file = location.database()
+    if file and not file.exists():
+        hint = "run this in the project's root folder, after dvc repro or make sync"
+        raise UserError(f"{file} is not here, and so no registered model; {hint}")
     try:
         return client()
     except StoreError as error:

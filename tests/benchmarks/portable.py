@@ -2,6 +2,7 @@
 
 python tests/benchmarks/portable.py linear mlp      # some architectures; all of portable.txt without a name
 python tests/benchmarks/portable.py --write         # renew portable.txt
+python tests/benchmarks/portable.py --cost 3        # portable's loop ÷ float32's, alternating, three rounds
 
 MNIST with the recipe of params.yaml, `precision: portable` and two threads. What is compared is the
 SHA-256 of model.safetensors and history.csv. The lock file pins torch: another version may give
@@ -9,6 +10,8 @@ other bytes.
 """
 
 import platform
+import re
+import statistics
 import sys
 import tempfile
 import time
@@ -53,11 +56,35 @@ def read_known() -> dict[str, list[str]]:
     return {name: digests for name, *digests in map(str.split, lines)}
 
 
+WAYS = {  # what the portable loop is held against: precision, environment
+    "float32": ("float32", {}),
+    "float32 with AVX2": ("float32", {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}),
+    "portable": ("portable", {}),
+}
+SHORT = {"linear": 6, "mlp": 6}  # epochs; of the others one
+
+
+def measure_cost(project: Project, names: list[str], rounds: int) -> None:
+    """Print how long the loop takes with `portable`, divided by the same without."""
+    for name in names:
+        seconds = {way: [] for way in WAYS}
+        for _ in range(rounds):
+            for way, (precision, environment) in WAYS.items():
+                epochs = {f"models__{name}__epochs": SHORT.get(name, 1)}
+                project.set(train__precision=precision, train__threads=2, **epochs)
+                printed = project.run("python", "-m", "stages.train", name, **environment).stdout
+                seconds[way].append(float(re.search(r"in (\d+\.\d) s", printed)[1]))
+        median = {way: statistics.median(found) for way, found in seconds.items()}
+        ratios = [f"{median['portable'] / median[way]:.2f} × {way}" for way in list(WAYS)[:2]]
+        print(f"{name:10} {', '.join(ratios)}", flush=True)
+
+
 def main(
     architectures: Annotated[
         list[str] | None, typer.Argument(help="Which; none: those of portable.txt.")
     ] = None,
     write: Annotated[bool, typer.Option(help="Renew portable.txt.")] = False,
+    cost: Annotated[int, typer.Option(help="Measure what portable costs, in so many rounds.")] = 0,
 ) -> None:
     """Train, and compare the bytes with portable.txt; the exit code is 1 where they differ."""
     known = {} if write else read_known()
@@ -65,6 +92,9 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         project = make_project(Path(temporary, "project"))
         names = architectures or list(known) or load_params(ROOT / "params.yaml").architectures
+        if cost:
+            measure_cost(project, names, cost)
+            return
         for name in names:
             start = time.perf_counter()
             project.run("python", "-m", "stages.train", name)

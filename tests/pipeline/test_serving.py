@@ -50,6 +50,17 @@ def test_predict_answers_from_the_local_registry_without_torch_or_mlflow(project
     assert answer["probabilities"][answer["class"]] == pytest.approx(tested["confidence"], abs=1e-5)
 
 
+@pytest.mark.parametrize("command", [("predict", "../docs/demo.png"), ("demo",)])
+def test_a_command_in_another_folder_says_so_and_leaves_nothing_there(project, command):
+    name, *arguments = command
+    folder = project.folder / "elsewhere"
+    folder.mkdir()
+    words = ("python", "-m", f"stages.{name}", *arguments)
+    done = project.run(*words, cwd=folder, check=False, PYTHONPATH=str(project.folder))
+    assert done.returncode == 2 and "run this in the project's root folder" in done.stderr
+    assert not list(folder.iterdir())
+
+
 def test_a_registered_model_is_rebuilt_to_be_trained_on(project):
     images = read_tensors(raw("test"))["images"]
     model = lineup.load("models:/digits@mlp")
