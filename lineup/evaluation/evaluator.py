@@ -16,6 +16,7 @@ from lineup.data.file_table import read_files
 from lineup.errors import UserError
 from lineup.evaluation import image_plots, metrics, plots
 from lineup.evaluation.activations import record_activations
+from lineup.evaluation.text_tables import as_text
 from lineup.files import write_json, write_text
 from lineup.other_load import OtherLoad, watch_others
 from lineup.params import Evaluate
@@ -201,7 +202,7 @@ def explain_classes(
     (images, labels), classes = examples.test, examples.dataset.classes
     folder = PICTURES / name
     per_class = metrics.per_class(outputs, labels, classes, settings.confidence)
-    write_text(EVALUATION / name / "per_class.csv", per_class.to_csv(index=False))
+    write_text(EVALUATION / name / "per_class.csv", per_class.map(as_text).to_csv(index=False))
     _write_predictions(name, outputs, labels, classes)
     matrix = metrics.confusion(outputs, labels)
     bins = metrics.calibration(outputs, labels)
@@ -228,7 +229,7 @@ def _write_predictions(name: str, outputs: Tensor, labels: Tensor, classes: list
             "correct": (predicted == labels).tolist(),
         }
     )
-    write_text(EVALUATION / name / "predictions.csv", table.to_csv(index=False))
+    write_text(EVALUATION / name / "predictions.csv", table.map(as_text).to_csv(index=False))
 
 
 def worst_errors(

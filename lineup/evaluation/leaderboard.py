@@ -15,7 +15,7 @@ from lineup.evaluation import image_plots, plots
 from lineup.evaluation.comparisons import mcnemar, readable_p
 from lineup.evaluation.evaluator import Evaluation, Examples
 from lineup.evaluation.metrics import interval
-from lineup.evaluation.text_tables import markdown, show
+from lineup.evaluation.text_tables import as_text, markdown, show
 from lineup.files import explain_damage, write_json, write_text
 from lineup.paths import EVALUATION, HISTORY, LEADERBOARD_CSV, MODELS, PICTURES, PLOTS
 
@@ -148,7 +148,7 @@ def write_learning_curves(names: list[str]) -> None:
 def write_confusion(evaluations: list[Evaluation]) -> None:
     """Write all confusions in one table with an architecture column."""
     table = pd.concat([evaluation.confusion for evaluation in evaluations])
-    write_text(PLOTS / "confusion.csv", table.to_csv(index=False))
+    write_text(PLOTS / "confusion.csv", table.map(as_text).to_csv(index=False))
 
 
 def compare(evaluations: list[Evaluation], examples: Examples) -> None:

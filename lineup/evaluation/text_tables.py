@@ -1,14 +1,23 @@
-"""Tables of texts, for people: as Markdown and on the terminal."""
+"""Tables of texts, for people: as Markdown, as CSV, and on the terminal."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
+NUMBER = re.compile(r"[+-][0-9.]+([eE][+-]?[0-9]+)?")
 Rows = Sequence[Mapping[str, str]]  # the first one's keys are the columns
+
+
+def as_text(value: object) -> object:
+    """Return a cell that spreadsheets show and never compute: a formula gets an apostrophe."""
+    is_formula = isinstance(value, str) and len(value) > 1 and value.startswith(FORMULA)
+    return f"'{value}" if is_formula and not NUMBER.fullmatch(value) else value
 
 
 def markdown(rows: Rows, left: Collection[str] = ("architecture",)) -> str:

@@ -85,11 +85,9 @@ def _draw_trials(axes: Axes, table: pd.DataFrame, is_highest_best: bool, monitor
     scores = whole["score"]
     best = scores.cummax() if is_highest_best else scores.cummin()
     axes.step(whole["trial"], best, color=ORANGE, where="post", label="best so far")
-    margin = 0.05 * (scores.max() - scores.min()) or 0.01
-    if is_highest_best:  # the worst lie below the picture
-        axes.set_ylim(scores.quantile(0.25) - margin, scores.max() + margin)
-    else:
-        axes.set_ylim(scores.min() - margin, scores.quantile(0.75) + margin)
+    end, middle = (scores.max() if is_highest_best else scores.min()), table["score"].median()
+    margin = 0.05 * (end - middle) or 0.01
+    axes.set_ylim(*sorted((middle - margin, end + margin)))  # without the worse half
     if monitor == "val_accuracy":
         axes.yaxis.set_major_formatter(percent)
     axes.set(xlabel="trial", title=f"{monitor} of the best epoch")

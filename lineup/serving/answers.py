@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lineup.data.image_io import UnreadablePictureError
+from lineup.evaluation.text_tables import as_text
 from lineup.serving.classifier import Classifier
 from lineup.serving.sources import Source
 
@@ -95,7 +96,7 @@ def print_csv(answers: Sequence[Answer], top_k: int) -> None:
     rows.writerow(["picture", "rank", "class", "probability"])
     for answer in answers:
         for rank, (name, probability) in enumerate(answer.best(top_k), start=1):
-            rows.writerow([answer.name, rank, name, probability])
+            rows.writerow([as_text(answer.name), rank, as_text(name), probability])
 
 
 def print_table(answers: Sequence[Answer], top_k: int) -> None:

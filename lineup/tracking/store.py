@@ -38,6 +38,9 @@ def client() -> MlflowClient:
     mlflow.set_registry_uri(registry_uri)
     with store_lock():
         file = location.database()
+        if file and file.is_dir():
+            hint = "move it away, and make sync records all runs anew"
+            raise StoreError(f"{file.name} is a folder; {hint}")
         if file:
             _create_store(file)
         try:

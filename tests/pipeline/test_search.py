@@ -73,6 +73,21 @@ def test_the_first_trial_has_the_settings_of_params_yaml_and_no_setting_is_train
 
 
 @pytest.mark.slow
+def test_of_a_regression_the_lowest_loss_is_the_best(project):
+    project.set(dataset="yields", architectures=["linear"], model="linear", train__epochs=3)
+    project.set(search={"linear": {"learning_rate": {"log": [0.0001, 0.1]}}})
+    for stage in ("fetch", "split"):
+        project.run("python", "-m", f"stages.{stage}")
+    printed = project.run(*SEARCH, "linear", "--trials", "5").stdout
+    table = pd.read_csv("search/linear/trials.csv")
+    best = table.loc[table[table["state"] == "complete"]["score"].idxmin()]
+    assert f"Next: dvc exp run -S models.linear.learning_rate={best['learning_rate']}" in printed
+    (study,) = optuna.get_all_study_names(STUDIES)
+    loaded = optuna.load_study(study_name=study, storage=STUDIES)
+    assert loaded.best_value == best["score"] == table["score"].min()
+
+
+@pytest.mark.slow
 def test_a_killed_search_goes_on_with_the_trial_that_it_was_at(project):
     project.set(search={"mlp": RANGES}, train__epochs=40, train__batch_size=2)
     started = project.start(*SEARCH, "mlp", "--trials", "3")

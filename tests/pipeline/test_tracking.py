@@ -3,11 +3,11 @@
 import json
 import shutil
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 import yaml
 from helpers.project import Project
 from helpers.store import artifacts, changes_of, contents, points, runs, stage, use_store
@@ -75,7 +75,7 @@ def test_a_run_says_where_it_comes_from(finished, client, run):
     assert len(own) <= 10  # what people filter by; a page of them tells nobody anything
     path = client.download_artifacts(run.info.run_id, "lineage/lineage.json")
     lineage, dataset = read_json(Path(path)), json.loads(finished.read("data/raw/dataset.json"))
-    assert lineage["git_branch"] and lineage["versions"]["torch"] == torch.__version__
+    assert lineage["git_branch"] and lineage["versions"]["torch"] == version("torch")
     assert lineage["data_sha256"]["test"] == dataset["digests"]["test"]
     assert lineage["data_sha256"]["train"] == tags["sha256.train"]
     trainer = "lineup/training/trainer.py"

@@ -1,5 +1,9 @@
 """Nothing of ours is unpickled, and no code of a store is run: every test plants a trap."""
 
+import csv
+import io
+
+import numpy as np
 import pytest
 import torch
 from helpers.models import write_model
@@ -8,7 +12,9 @@ from helpers.traps import plain_pickle, plant, torch_pickle
 import lineup
 from lineup.architectures import build
 from lineup.errors import UserError
+from lineup.evaluation.text_tables import as_text
 from lineup.files import read_json, sha256, write_json
+from lineup.serving.answers import Answer, print_csv
 from lineup.serving.classifier import open_classifier
 from lineup.serving.deployable import load_deployable
 from lineup.tensors import write_tensors
@@ -84,3 +90,17 @@ def test_code_and_archives_beside_a_model_are_never_opened(model, trap):
         open_classifier(str(model))
     with pytest.raises(UserError, match="holds no trained model"):
         lineup.load(str(model))
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+cmd|' /C calc'!A0", "-x", "@SUM(A1)", "\t=1"])
+def test_cells_that_a_spreadsheet_would_compute_stay_text(name, capsys):
+    print_csv([Answer(f"{name}.png", None, [name, "b"], np.array([0.9, 0.1]), None)], 1)
+    cells = next(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert cells["class"] == f"'{name}" and cells["picture"] == f"'{name}.png"
+    assert [as_text(cell) for cell in ("-", "-1.5", "+2e3", -1.5, "a=b")] == [
+        "-",
+        "-1.5",
+        "+2e3",
+        -1.5,
+        "a=b",
+    ]
