@@ -9,6 +9,8 @@ import pytest
 from helpers.store import points, runs, stage
 from helpers.waiting import wait_for
 
+from lineup.files import read_json
+
 EPOCHS = 2500  # a quarter of a minute on a quiet machine
 TRAIN = ("python", "-m", "stages.train", "linear")
 
@@ -32,7 +34,8 @@ def start(project):
     """Start a training and wait until MLflow has its first epochs, and a checkpoint its state."""
     training = project.start(*TRAIN)
     wait_for(lambda: "val_loss" in run_of(project).data.metrics)
-    wait_for(lambda: list(Path(".lineup/checkpoints").glob("*/state-*")))
+    (progress,) = Path(".lineup/checkpoints").glob("*/progress.json")
+    wait_for(lambda: "file" in read_json(progress))  # moved last: a save is whole with it
     return training
 
 
