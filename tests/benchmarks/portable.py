@@ -68,10 +68,12 @@ def measure_cost(project: Project, names: list[str], rounds: int) -> None:
     """Print how long the loop takes with `portable`, divided by the same without."""
     for name in names:
         seconds = {way: [] for way in WAYS}
-        for _ in range(rounds):
-            for way, (precision, environment) in WAYS.items():
-                epochs = {f"models__{name}__epochs": SHORT.get(name, 1)}
-                project.set(train__precision=precision, train__threads=2, **epochs)
+        for number in range(rounds):
+            for seed, (way, (precision, environment)) in enumerate(WAYS.items(), 10 * number):
+                epochs = {
+                    f"models__{name}__epochs": SHORT.get(name, 1)
+                }  # a seed twice would resume
+                project.set(train__precision=precision, train__threads=2, seed=seed, **epochs)
                 printed = project.run("python", "-m", "stages.train", name, **environment).stdout
                 seconds[way].append(float(re.search(r"in (\d+\.\d) s", printed)[1]))
         median = {way: statistics.median(found) for way, found in seconds.items()}
