@@ -15,8 +15,9 @@ $(ENV): requirements.lock pyproject.toml
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-repro: git $(ENV)  ## run the pipeline: data, all architectures, leaderboard, registered champion
+repro: git $(ENV)  ## run the pipeline: data, all architectures, leaderboard, champion; JOBS=4 trains four at a time
 	@find .dvc/tmp/rwlock -empty -mmin +1 -delete 2>/dev/null || true  # a killed dvc may leave it, which stops all others
+	$(if $(filter-out 1,$(JOBS)),python -m stages.train_all $(JOBS))
 	dvc repro
 
 git:
@@ -32,6 +33,9 @@ test-slow: $(ENV)  ## what takes minutes: browsers, servers, kills
 
 ui: $(ENV)  ## browse experiments and models: MLflow on http://127.0.0.1:5000
 	mlflow ui --host 127.0.0.1
+
+cluster: $(ENV)  ## add Ray: then LINEUP_RAY=host:port trains on its nodes
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes -r requirements-cluster.lock
 
 search: $(ENV)  ## find better settings of one architecture: make search A=cnn, twenty minutes
 	python -m stages.search $(or $(A),cnn)
@@ -63,8 +67,10 @@ verify: $(ENV)  ## train MNIST with precision: portable, and compare the bytes w
 lock: $(ENV)  ## choose the newest versions that fit together
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade \
 		--no-emit-index-url --extra test --extra tensorboard --extra demo pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet \
+		--no-emit-index-url --extra cluster --constraint requirements.lock pyproject.toml -o requirements-cluster.lock
 
 clean:  ## remove what runs made: models, evaluation, export; DVC's cache and MLflow's store stay
 	rm -rf models evaluation export data/raw data/split runs report.html dvc_plots seeds search
 
-.PHONY: help git repro test test-slow ui search sync experiments report demo lint bench verify lock clean
+.PHONY: help git repro test test-slow ui cluster search sync experiments report demo lint bench verify lock clean

@@ -71,7 +71,7 @@ class TrialRunner:
                 listeners.append(stack.enter_context(recorder))
             listeners.append(stack.enter_context(_Watch(trial, setup.trainer, self)))  # it prunes
             try:
-                drive(setup.trainer, checkpoint, listeners, self.interruption)
+                drive(setup.events, setup.trainer, checkpoint, listeners, self.interruption)
             except optuna.TrialPruned:
                 return True
         return False

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from lineup.params import flatten
@@ -76,7 +75,6 @@ def tags() -> dict[str, str]:
         "git_commit": _git_line("rev-parse", "HEAD"),
         "dvc_exp_name": os.environ.get("DVC_EXP_NAME", ""),
         "host": host(),
-        "hardware": _hardware(),
     }
 
 
@@ -101,14 +99,6 @@ def _dvc_digests() -> dict[str, str]:
     made = [stages.get(stage, {}) for stage in ("fetch", "split")]
     outputs = [output for stage in made for output in stage.get("outs", [])]
     return {output["path"]: output.get("md5", "") for output in outputs}
-
-
-def _hardware() -> str:
-    """Return processor and accelerator in words."""
-    known = torch.cpu.get_capabilities().get("cpu_name")
-    processor = known or platform.processor() or platform.machine()
-    words = f"{processor}, {os.cpu_count()} cores"
-    return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
 
 
 def dataset_names(name: str, split: str, test: str) -> dict[str, dict[str, str]]:

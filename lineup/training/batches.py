@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lineup.data.dataset import load
 from lineup.params import Augment
+from lineup.task import Task
 from lineup.tensors import Rows
 from lineup.training.augmentation import augment
 from lineup.training.draws import Purpose, draw_seed
@@ -36,6 +38,14 @@ class Batches:
             images = augment(images, changes)
         images = images.sub_(self.mean).div_(self.std)
         return images.contiguous(memory_format=torch.channels_last), targets
+
+
+def load_batches(
+    task: Task, part: Tensor, mean: Tensor, std: Tensor, device: torch.device
+) -> Batches:
+    """Return the examples of data/raw/train whose numbers are `part`, int64 (n,)."""
+    inputs, targets = load("train", task)
+    return Batches(Rows(inputs, part).to(device), targets[part].to(device), mean, std)
 
 
 def shuffle(count: int, seed: int, epoch: int) -> Tensor:

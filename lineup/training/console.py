@@ -14,7 +14,7 @@ from lineup.architectures import count_parameters
 from lineup.cli import duration, progress
 from lineup.params import Params
 from lineup.training.setup import Setup
-from lineup.training.trainer import Epoch, Event, Means, Step, Trainer
+from lineup.training.trainer import Epoch, Event, Means, Notice, Step, Trainer
 
 SECONDS_TO_ESTIMATE = 3.0  # of a training, before it says how long the rest will take
 
@@ -50,6 +50,8 @@ class Console:
         trainer, config = self.trainer, self.setup.config
         recipe = config["recipe"]
         place = f"{recipe['device']}, {recipe['precision']}, {config['threads']} threads"
+        if node := self.setup.machine.node:
+            place += f", on {node}"
         parameters = count_parameters(trainer.model)
         self.say(f"{parameters:,} parameters on {len(trainer.train):,} examples ({place})")
         if start := config["pretrained"]:
@@ -114,6 +116,8 @@ class Console:
                 self._show_means(values)
             case Epoch(row):
                 self._show_epoch(row)
+            case Notice(text):
+                self.say(text)
 
     def _show_means(self, values: dict[str, float]) -> None:
         accuracy = values.get("step_accuracy")

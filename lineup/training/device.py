@@ -6,13 +6,67 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 
 import torch
 
 from lineup.errors import UserError
+from lineup.params import Train
 from lineup.training.portable import are_instructions_limited
 
 _THREADS = torch.get_num_threads()  # before any recipe sets its own
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine makes of a recipe: those that are equal compute the same bits."""
+
+    device: str
+    precision: str
+    threads: int
+    torch: str
+    processor: str
+    hardware: str = field(compare=False)  # in words
+    node: str = field(default="", compare=False)  # of a cluster
+
+    def differences(self, other: Machine) -> list[str]:
+        """Say in what this one computes otherwise."""
+        mine, theirs = asdict(self), asdict(other)
+        names = ("device", "precision", "threads", "torch", "processor")
+        return [f"{mine[n]} instead of {theirs[n]}" for n in names if mine[n] != theirs[n]]
+
+
+def prepare_machine(recipe: Train) -> Machine:
+    """Make this process compute as `recipe` says, reproducibly; UserError where it can't."""
+    make_deterministic()
+    is_portable = recipe.precision == "portable"
+    if is_portable:
+        check_portable()
+    device = torch.device("cpu") if is_portable else resolve_device(recipe.device)
+    if recipe.threads != "auto":
+        torch.set_num_threads(recipe.threads)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    processor = _processor()
+    words = f"{processor}, {os.cpu_count()} cores"
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+        words = f"{words}, {processor}"
+    return Machine(
+        device=str(device),
+        precision=resolve_precision(recipe.precision, device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        processor="any with AVX2" if is_portable else processor,
+        hardware=words,
+    )
+
+
+def _processor() -> str:
+    """Return the processor's name, and the instructions that torch uses of it."""
+    known = torch.cpu.get_capabilities().get("cpu_name")
+    name = known or platform.processor() or platform.machine()
+    return f"{name} with {torch.backends.cpu.get_cpu_capability()}"
 
 
 def reset_threads() -> None:

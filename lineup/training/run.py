@@ -39,7 +39,7 @@ def run_training(setup: Setup, params: Params, folder: Path) -> float | None:
         interruption = stack.enter_context(Interruption())
         stack.enter_context(console)
         try:
-            drive(setup.trainer, checkpoint, listeners, interruption)
+            drive(setup.events, setup.trainer, checkpoint, listeners, interruption)
         except Interrupted:
             console.say(f"interrupted at {console.position()}; the same command resumes there")
             raise SystemExit(INTERRUPTED) from None

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
-
-import torch
 
 from lineup.training.checkpoints import Checkpoint
 from lineup.training.device import explain_memory
 from lineup.training.interruption import Interruption
 from lineup.training.trainer import Event, Trainer
-from lineup.training.turns import Turns
 
 
 class Listener(Protocol):
@@ -35,27 +32,25 @@ class Interrupted(Exception):
 
 @explain_memory()
 def drive(
+    events: Generator[Event],
     trainer: Trainer,
     checkpoint: Checkpoint,
     listeners: Sequence[Listener],
     interruption: Interruption,
 ) -> None:
-    """Train to the end, saving now and then; raises Interrupted after a signal."""
+    """Train to the end of `events`, saving now and then; raises Interrupted after a signal."""
 
     def save() -> None:
         for listener in listeners:  # a checkpoint must not know more than they do
             listener.flush()
         checkpoint.save(trainer.state())
 
-    with ExitStack() as stack:
-        turns = Turns(torch.get_num_threads(), stack) if trainer.device.type == "cpu" else None
-        for event in trainer.fit():
+    with closing(events):
+        for event in events:
             for listener in listeners:
                 listener.record(event)
             if checkpoint.should_save() or interruption.requested:
                 save()
             if interruption.requested and not trainer.progress.finished:
                 raise Interrupted
-            if turns:
-                turns.pass_on()
     save()

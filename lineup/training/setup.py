@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lineup import architectures
-from lineup.data.dataset import Dataset, Split, load
+from lineup.cluster.job import Job
+from lineup.data.dataset import Dataset, Split
 from lineup.errors import UserError
-from lineup.params import Augment, Params, Train
-from lineup.tensors import Rows
-from lineup.training.batches import Batches
+from lineup.params import Augment, Params
+from lineup.training.batches import load_batches
 from lineup.training.checkpoints import code_digests
-from lineup.training.device import (
-    check_portable,
-    explain_memory,
-    make_deterministic,
-    resolve_device,
-    resolve_precision,
-)
+from lineup.training.device import Machine, explain_memory, prepare_machine
 from lineup.training.draws import Purpose, draw_seed
 from lineup.training.pretrained import find_pretrained, load_fitting
-from lineup.training.trainer import Trainer
+from lineup.training.trainer import Event, Trainer
+from lineup.training.turns import in_turns
+
+if TYPE_CHECKING:  # Ray, an extra
+    from lineup.cluster.driver import Cluster
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Setup:
     architecture: str
     dataset: Dataset
     split: Split
+    machine: Machine  # which computes
     trainer: Trainer
+    events: Generator[Event]  # of the training, wherever it computes
     mean: Tensor  # float32 (C,), what images are normalised with, in units of pixel / 255
     std: Tensor
     random_weights: list[str]  # those that pretrained ones did not replace
@@ -44,11 +46,12 @@ class Setup:
 @explain_memory()
 def set_up(params: Params, architecture: str) -> Setup:
     """Return the training of `architecture` with everything resolved; UserError on misfits."""
-    recipe, hyperparameters = params.recipe(architecture)
+    asked, hyperparameters = params.recipe(architecture)
     dataset, split = Dataset.read(), Split.read()
-    recipe = recipe.model_copy(update=_resolve(params, architecture, dataset, split))
-    device = torch.device(recipe.device)
-    _prepare_torch(recipe, device)
+    cluster = _cluster()
+    machine = cluster.prepare(asked) if cluster else prepare_machine(asked)
+    recipe = asked.model_copy(update=_resolve(params, architecture, dataset, split, machine))
+    device = torch.device("cpu" if cluster else machine.device)
 
     torch.manual_seed(draw_seed(params.seed, Purpose.WEIGHTS, 0))
     hyperparameters = architectures.complete(architecture, hyperparameters)
@@ -59,35 +62,54 @@ def set_up(params: Params, architecture: str) -> Setup:
     if pretrained:
         mean, std = pretrained.statistics or (mean, std)
         random = load_fitting(model, pretrained)
-    inputs, targets = load("train", dataset.task)
     train, validation = (
-        Batches(Rows(inputs, part).to(device), targets[part].to(device), mean, std)
+        load_batches(dataset.task, part, mean, std, device)
         for part in (split.train, split.validation)
     )
     trainer = Trainer(model, train, validation, recipe, params.seed)
+    if cluster:
+        job = Job(split.digest, model, asked, recipe, params.seed, dataset.task, mean, std)
+        events = cluster.fit(job, trainer, machine)
+    else:
+        events = trainer.fit()
+        if device.type == "cpu":
+            events = in_turns(events, machine.threads)
 
     known = recipe.model_dump(exclude={"passes"})  # has done its work: epochs is a number
     config = {
         "architecture": architecture,
         "hyperparameters": hyperparameters,
-        "recipe": known | {"device": device.type},
+        "recipe": known | {"device": torch.device(machine.device).type},
         "pretrained": pretrained and {"name": pretrained.name, "sha256": pretrained.sha256},
         "seed": params.seed,
         "data": dataset.digests["train"],
         "split": split.digest,
         "code": code_digests("train", architecture),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "threads": machine.threads,
+        "torch": machine.torch,
+        "processor": machine.processor,
     }
-    return Setup(architecture, dataset, split, trainer, mean, std, random, config)
+    return Setup(architecture, dataset, split, machine, trainer, events, mean, std, random, config)
 
 
-def _resolve(params: Params, architecture: str, dataset: Dataset, split: Split) -> dict[str, Any]:
+def _cluster() -> Cluster | None:
+    """Return the Ray cluster on which trainings shall compute, if there is one."""
+    if not os.environ.get("LINEUP_RAY"):
+        return None
+    try:
+        from lineup.cluster.driver import connect  # Ray, an extra
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"LINEUP_RAY is set, but {error.name} is missing; run: make cluster"
+        ) from None
+    return connect()
+
+
+def _resolve(
+    params: Params, architecture: str, dataset: Dataset, split: Split, machine: Machine
+) -> dict[str, Any]:
     """Return the settings that the machine and the data decide, none of them auto."""
     recipe, _ = params.recipe(architecture)
-    device = torch.device("cpu")
-    if recipe.precision != "portable":
-        device = resolve_device(recipe.device)
     epochs, _ = params.epochs(architecture, len(split.train), dataset.shape)
     if recipe.freeze_epochs >= epochs:
         raise UserError(
@@ -95,21 +117,11 @@ def _resolve(params: Params, architecture: str, dataset: Dataset, split: Split) 
             "for the layers before the last; set it lower"
         )
     return {
-        "device": str(device),
-        "precision": resolve_precision(recipe.precision, device),
+        "device": machine.device,
+        "precision": machine.precision,
         "epochs": epochs,
         "augment": _resolve_augment(recipe.augment, dataset.shape),
     }
-
-
-def _prepare_torch(recipe: Train, device: torch.device) -> None:
-    make_deterministic()
-    if recipe.precision == "portable":
-        check_portable()
-    if recipe.threads != "auto":
-        torch.set_num_threads(recipe.threads)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
 
 
 def _resolve_augment(settings: Augment, shape: list[int]) -> Augment:

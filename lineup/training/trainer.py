@@ -50,7 +50,14 @@ class Epoch:
     weights: dict[str, Tensor] | None
 
 
-Event = Step | Means | Epoch
+@dataclass(frozen=True)
+class Notice:
+    """Something that a person wants to know."""
+
+    text: str
+
+
+Event = Step | Means | Epoch | Notice
 
 
 @dataclass

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import platformdirs
 
@@ -23,6 +24,18 @@ TURN_SECONDS = 0.2
 MOST_SECONDS = 10.0  # of waiting: then a training with a turn is stopped, say by Ctrl-Z
 PAUSE_SECONDS = 30.0  # without turns after that
 SECONDS_BETWEEN_LOOKS = 0.002
+
+
+T = TypeVar("T")
+
+
+def in_turns(steps: Iterator[T], threads: int) -> Iterator[T]:
+    """Yield from `steps`, each computed with `threads` threads; others have their turns between."""
+    with ExitStack() as stack:
+        turns = Turns(threads, stack)
+        for step in steps:
+            yield step
+            turns.pass_on()
 
 
 class Turns:

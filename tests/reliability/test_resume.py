@@ -98,7 +98,7 @@ def test_a_training_asked_to_stop_saves_after_the_step_and_repeats_no_event(tmp_
             checkpoint.resume(trainer)
             pieces += 1
             try:
-                drive(trainer, checkpoint, [record], interruption)
+                drive(trainer.fit(), trainer, checkpoint, [record], interruption)
                 break
             except Interrupted:
                 continue

@@ -145,7 +145,7 @@ def test_what_does_not_fit_into_the_memory_names_batch_size():
     torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
     try:
         with pytest.raises(UserError, match=r"memory is too small.*batch_size.*out of memory"):
-            drive(trainer, None, [], None)
+            drive(trainer.fit(), trainer, None, [], None)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 

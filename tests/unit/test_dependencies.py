@@ -23,6 +23,7 @@ REPORTING = set(  # a change in them changes no result
         "activations",
         "report",
         "tracking",
+        "cluster",
     ]
 )
 TEMPLATES = {

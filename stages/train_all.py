@@ -1,0 +1,87 @@
+"""Train several architectures at a time, each with its share of the machine."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from lineup.cli import run
+from lineup.errors import UserError
+from lineup.params import load_params
+
+DVC = [sys.executable, "-m", "dvc"]
+
+
+def main(
+    jobs: Annotated[int, typer.Argument(min=1, help="How many at a time.")],
+) -> None:
+    """Train the architectures of params.yaml, JOBS at a time; `dvc repro` does the rest.
+
+    Each has as many threads as there are cores for it, and a GPU of its own as far as there are
+    GPUs. The number of threads is part of a result: other JOBS give other weights.
+    """
+    names = load_params().architectures
+    if subprocess.run([*DVC, "repro", "split"]).returncode != 0:
+        raise UserError("the data are not ready, see above")
+    shares, running = _shares(jobs), []
+
+    def train(name: str) -> bool:
+        share = shares.pop()
+        command = [*DVC, "--wait-for-lock", "repro", "--single-item", f"train@{name}"]
+        process = subprocess.Popen(
+            command,
+            env=os.environ | share,
+            stdout=subprocess.PIPE,  # no terminal, which several bars would share
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+        running.append(process)
+        for line in process.stdout:
+            sys.stdout.buffer.write(line)
+            sys.stdout.flush()
+        shares.append(share)
+        return process.wait() == 0
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            trained = list(pool.map(train, names))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                with suppress(ProcessLookupError):  # it has ended
+                    os.killpg(process.pid, signal.SIGINT)
+            raise
+    failed = [name for name, is_trained in zip(names, trained, strict=True) if not is_trained]
+    if failed:
+        raise UserError(f"{', '.join(failed)} failed, see above; the others are trained")
+
+
+def _shares(jobs: int) -> list[dict[str, str]]:
+    """Return the environment of each of the trainings that run at the same time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+    gpus = _gpus()
+    if not gpus:
+        return [threads] * jobs
+    return [threads | {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(jobs)]
+
+
+def _gpus() -> list[str]:
+    """Return the names by which CUDA knows this machine's GPUs, as far as they may be used."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True).stdout.split()
+
+
+if __name__ == "__main__":
+    run(main)

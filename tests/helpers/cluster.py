@@ -1,0 +1,92 @@
+"""A real Ray cluster on one machine, in a network of its own: nothing outside can reach it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from helpers.waiting import wait_for
+
+PORT = 6379
+RAY = str(Path(sys.executable).with_name("ray"))
+UNSHARE = ("unshare", "--map-root-user", "--net")
+WORKER = "ray::Worker"  # how Ray names the process of a training
+
+
+def is_possible() -> bool:
+    """Tell whether this machine can make a network of its own."""
+    return (
+        Path(RAY).exists()
+        and shutil.which("unshare") is not None
+        and subprocess.run([*UNSHARE, "ip", "link"], capture_output=True).returncode == 0
+    )
+
+
+class RayCluster:
+    """A head without cores, and the nodes that are added; `environment` and `inside` lead there."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: sockets' names are
+        script = "ip link set lo up && echo up && exec sleep infinity"
+        command = [*UNSHARE, "sh", "-c", script]
+        self.network = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.network.stdout.readline() == "up\n"
+        self.environment = {"LINEUP_RAY": f"127.0.0.1:{PORT}"}
+        head = ("--head", "--port", str(PORT), "--include-dashboard=false")
+        self._start(*head, "--num-cpus=0", "--temp-dir", str(self.folder))
+
+    def inside(self, *command: str) -> tuple[str, ...]:
+        """Return a command that runs in the cluster's network."""
+        enter = ("nsenter", "--user", "--preserve-credentials", "--net")
+        return (*enter, "-t", str(self.network.pid), *command)
+
+    def _start(self, *options: str, **environment: str) -> None:
+        command = self.inside(RAY, "start", "--disable-usage-stats", *options)
+        subprocess.run(command, env=os.environ | environment, check=True, capture_output=True)
+
+    def add_node(self, cores: int = 1, **environment: str) -> psutil.Process:
+        """Start a node; return its raylet, with which it lives and dies."""
+        before = set(self._processes("raylet"))
+        options = ("--address", self.environment["LINEUP_RAY"], f"--num-cpus={cores}")
+        self._start(*options, "--num-gpus=0", **environment)
+        (raylet,) = set(self._processes("raylet")) - before
+        return raylet
+
+    def _processes(self, name: str = "") -> list[psutil.Process]:
+        """Return the cluster's own processes; those that compute are children of raylets."""
+        return [
+            process
+            for process in psutil.process_iter(["name", "cmdline"])
+            if name in process.info["name"]
+            and any(str(self.folder) in word for word in process.info["cmdline"] or [])
+        ]
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes of the trainings that run."""
+        return [
+            child
+            for raylet in self._processes("raylet")
+            for child in raylet.children()
+            if WORKER in " ".join(child.cmdline())
+        ]
+
+    def node_of_training(self) -> psutil.Process:
+        """Wait for a training; return the raylet of its node."""
+        (worker,) = wait_for(self.workers)
+        return worker.parent()
+
+    def close(self) -> None:
+        """End every process, and remove the files."""
+        processes = self._processes()
+        for process in processes:
+            processes += process.children(recursive=True)
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes)
+        self.network.kill()
+        self.network.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,184 @@
+"""Trainings on a Ray cluster give the same bytes as here, whatever happens to nodes and driver."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.cluster import RayCluster, is_possible
+from helpers.store import runs
+from helpers.waiting import wait_for
+
+from lineup.files import sha256
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not is_possible(), reason="needs Ray, and Linux's networks"),
+]
+EPOCHS = 2500  # of a linear net: ten seconds and more
+FILES = ("model.safetensors", "history.csv", "model.json")
+TRAIN = ("python", "-m", "stages.train")
+OFF = {"LINEUP_TRACKING": "off"}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster with a node of one core."""
+    cluster = RayCluster()
+    cluster.add_node()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def far(project, cluster):
+    """A project whose trainings take a while; `far.train` starts one on the cluster."""
+    project.environment |= cluster.environment
+    project.set(train__epochs=EPOCHS, architectures=["linear"], model="linear")
+    for name in ("models", ".lineup/checkpoints", ".lineup/runs"):
+        shutil.rmtree(name)
+    for run in runs(project.client()).values():
+        project.client().delete_run(run.info.run_id)
+    project.train = lambda name="linear", **environment: project.start(
+        *cluster.inside(*TRAIN, name), **environment
+    )
+    return project
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """What trainings here gave, by name."""
+    return {}
+
+
+def digests(name="linear"):
+    return {file: sha256(Path("models", name, file)) for file in FILES}
+
+
+def near(project, undisturbed, name="linear"):
+    """Return what the training gives here; leaves neither models nor checkpoints."""
+    if name not in undisturbed:
+        project.run(*TRAIN, name, LINEUP_RAY="", **OFF)
+        undisturbed[name] = digests(name)
+        shutil.rmtree("models")
+        shutil.rmtree(".lineup/checkpoints")
+    return undisturbed[name]
+
+
+def has_saved():
+    """Tell whether a state came back from the cluster."""
+    return any(
+        "file" in json.loads(path.read_text())
+        for path in Path(".lineup/checkpoints").glob("*/progress.json")
+    )
+
+
+def test_two_trainings_at_once_are_as_here_and_so_is_what_mlflow_knows(far, cluster, undisturbed):
+    far.set(train__epochs=30, train__keep_every=15)
+    expected = {name: near(far, {}, name) for name in ("linear", "mlp")}
+    both = [far.train(name) for name in expected]
+    outputs = [training.output() for training in both]
+    assert {name: digests(name) for name in expected} == expected
+    for name, output in zip(expected, outputs, strict=True):
+        assert f", on {os.uname().nodename})" in output and f"{name}: epoch 30/30" in output
+        run = runs(far.client())[name]
+        assert run.data.tags["node"] == os.uname().nodename and run.info.status == "FINISHED"
+        assert run.data.metrics["val_loss"] > 0
+    assert not cluster.workers()
+
+
+def test_a_node_dies_and_another_goes_on_to_the_same_bytes(far, cluster, undisturbed):
+    expected = near(far, undisturbed)
+    training = far.train(**OFF)
+    node = cluster.node_of_training()
+    wait_for(has_saved)
+    cluster.add_node()
+    node.kill()
+    output = training.output()
+    assert digests() == expected
+    assert output.count("is lost") == 1
+    epochs = [line.split()[2] for line in output.splitlines() if " epoch " in line]
+    assert epochs == list(dict.fromkeys(epochs))  # none is told twice
+
+
+def test_the_driver_dies_with_what_it_computes_and_the_next_goes_on(far, cluster, undisturbed):
+    expected = near(far, undisturbed)
+    training = far.train(**OFF)
+    wait_for(has_saved)
+    training.process.kill()
+    training.process.wait()
+    wait_for(lambda: not cluster.workers(), 10)
+    assert "resumes at epoch" in far.train(**OFF).output()
+    assert digests() == expected
+
+
+def test_ctrl_c_ends_it_and_the_next_goes_on(far, cluster, undisturbed):
+    expected = near(far, undisturbed)
+    training = far.train(**OFF)
+    wait_for(has_saved)
+    training.process.send_signal(signal.SIGINT)
+    assert "interrupted at epoch" in training.output(130)
+    wait_for(lambda: not cluster.workers(), 10)
+    assert "resumes at epoch" in far.train(**OFF).output()
+    assert digests() == expected
+
+
+def test_it_waits_for_a_node_that_joins_later(far, cluster):
+    far.set(train__epochs=2)
+    needs = {"LINEUP_RAY_RESOURCES": '{"num_cpus": 2}'}
+    training = far.train(**OFF, **needs)
+    wait_for(lambda: "waits for a node with" in training.file.read_text())
+    node = cluster.add_node(cores=2)
+    output = training.output()
+    assert '"num_cpus": 2' in output and "1 of 1 CPU free" in output
+    assert "2 threads" in output
+    node.kill()
+
+
+def test_a_node_that_computes_otherwise_is_not_taken_for_a_lost_one(far, cluster, undisturbed):
+    expected = near(far, undisturbed)
+    training = far.train(**OFF)
+    node = cluster.node_of_training()
+    wait_for(has_saved)
+    older = cluster.add_node(ATEN_CPU_CAPABILITY="default")
+    node.kill()
+    wait_for(lambda: "would compute otherwise" in training.file.read_text())
+    cluster.add_node()
+    older.kill()
+    output = training.output()
+    assert digests() == expected
+    assert "with DEFAULT instead of" in output
+
+
+def test_what_is_wrong_in_a_training_is_said_as_here(far):
+    diverging = {"learning_rate": 1e38, "optimizer": "sgd", "schedule": "constant"}
+    far.set(models__linear=diverging, train__epochs=2)
+    output = far.train(**OFF).output(2)
+    assert "error: the loss is not finite at epoch 1" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"LINEUP_RAY": "127.0.0.1:9"}, "LINEUP_RAY=127.0.0.1:9: [Errno 111] Connection refused"),
+        ({"LINEUP_RAY": "nowhere.invalid:9"}, "LINEUP_RAY=nowhere.invalid:9: [Errno -"),
+        ({"LINEUP_RAY_RESOURCES": "one"}, "LINEUP_RAY_RESOURCES=one: "),
+        ({"LINEUP_RAY_RESOURCES": '{"cpus": 1}'}, "try '{\"num_cpus\": 4}'"),
+        ({"LINEUP_RAY_RESOURCES": '{"num_cpus": -1}'}, "try '{\"num_cpus\": 4}'"),
+        ({"LINEUP_RAY_RESOURCES": "[1]"}, "try '{\"num_cpus\": 4}'"),
+    ],
+)
+def test_a_cluster_that_is_not_there_or_asked_wrongly(environment, message, far):
+    output = far.train(**OFF, **environment).output(2)
+    assert f"error: {message}" in output or message in output
+    assert "Traceback" not in output and output.count("error:") == 1
+
+
+def test_without_ray_it_says_how_to_get_it(far):
+    script = "import sys; sys.modules['ray'] = None; sys.argv = ['train', 'linear']; import stages.train as s; s.run(s.main)"
+    result = far.run(sys.executable, "-c", script, check=False)
+    assert "LINEUP_RAY is set, but ray is missing; run: make cluster" in result.stderr
