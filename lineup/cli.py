@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lineup.errors import UserError
+from lineup.paths import DATA, EVALUATION, EXPORT, MODELS
 
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-MADE_BY_STAGES = ("data/", "models/", "evaluation/", "export/")
+MADE_BY_STAGES = tuple(f"{folder}/" for folder in (DATA, MODELS, EVALUATION, EXPORT))
 NO_ACCESS_ERRNOS = {errno.EACCES, errno.EISDIR, errno.ENOTDIR}
 
 

@@ -21,7 +21,7 @@ from lineup.cluster.worker import Worker
 from lineup.errors import UserError
 from lineup.params import Train
 from lineup.training.device import Machine
-from lineup.training.trainer import Event, Notice, Step, Trainer
+from lineup.training.trainer import Event, Notice, Trainer, Waiting
 
 DATA = (paths.raw("train"), paths.INDICES)
 PIECE = 2**26  # bytes, sent at once
@@ -166,7 +166,7 @@ class Cluster:
             if not has_said and time.monotonic() - began > SECONDS_TO_START:
                 has_said = True
                 yield Notice(self._why_it_waits())
-            yield Step(0)
+            yield Waiting()
         return ray.get(machine)
 
     def _find_like(self, machine: Machine, recipe: Train) -> Iterator[Event]:
@@ -184,7 +184,7 @@ class Cluster:
             until = time.monotonic() + SECONDS_BETWEEN_TRIES
             while time.monotonic() < until:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-                yield Step(0)
+                yield Waiting()
 
     def _why_it_waits(self) -> str:
         """Say what a training needs, and what the cluster has."""
@@ -236,7 +236,7 @@ def _is_there(ref: Any) -> bool:  # noqa: ANN401
 def _wait(ref: Any) -> Iterator[Event]:  # noqa: ANN401
     """Yield until a result is there, so that who drives the training can stop it."""
     while not _is_there(ref):
-        yield Step(0)
+        yield Waiting()
 
 
 def _result(ref: ray.ObjectRef) -> Generator[Event, None, Any]:

@@ -125,10 +125,10 @@ def score_model(
     session = read_onnx(path)
 
     inputs, targets = examples.test
-    start = time.perf_counter()
     with watch_others() as others:
+        start = time.perf_counter()
         outputs = predict_onnx(session, inputs)
-    microseconds = 1e6 * (time.perf_counter() - start) / len(inputs)
+        microseconds = 1e6 * (time.perf_counter() - start) / len(inputs)
     _check_finite(name, outputs)
     verify(session, model, inputs, outputs)
     on_validation = predict_onnx(session, examples.validation[0])

@@ -89,10 +89,7 @@ class _Watch:
         self.trial, self.trainer, self.runner = trial, trainer, runner
 
     def __enter__(self) -> _Watch:
-        trainer, progress = self.trainer, self.trainer.progress
-        per_epoch = len(trainer.train)
-        done = progress.epoch * per_epoch + progress.step * trainer.recipe.batch_size
-        total = trainer.recipe.epochs * per_epoch
+        done, total = self.trainer.examples
         name = f"trial {self.trial.number}"
         self.task = self.runner.bar.add_task(name, total=total, completed=done)
         return self
@@ -102,6 +99,7 @@ class _Watch:
 
     def record(self, event: Event) -> None:
         """Show a step; report an epoch, and raise TrialPruned if the trial shall end with it."""
+        progress = self.trainer.progress  # of a training on a cluster it lags behind
         match event:
             case Step(examples):
                 self.runner.bar.advance(self.task, examples)
@@ -109,7 +107,8 @@ class _Watch:
                     self.runner.interruption.requested = True
             case Epoch(row):
                 self.trial.report(row[self.trainer.monitor], row["epoch"])
-                if not self.trainer.progress.finished and self.trial.should_prune():
+                is_last = row["epoch"] == self.trainer.recipe.epochs or progress.finished
+                if not is_last and self.trial.should_prune():
                     raise optuna.TrialPruned
 
     def flush(self) -> None:

@@ -77,8 +77,5 @@ class TrialRecorder(RunWriter):
     ) -> None:
         if error is None:  # MLflow shows the last values: here those that the trial is judged by
             progress = self.setup.trainer.progress
-            best = {
-                key: value for key, value in progress.best_row.items() if key.startswith("val_")
-            }
-            self.log.add_point(progress.epoch, best)
+            self.log.add_point(progress.epoch, progress.best_scores)
         self.log.set_status(*how_it_ended(error))

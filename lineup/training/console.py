@@ -82,12 +82,11 @@ class Console:
     # --- the bar ----------------------------------------------------------------------------------
 
     def __enter__(self) -> Console:
-        per_epoch, progress = len(self.trainer.train), self.trainer.progress
-        done = progress.epoch * per_epoch + progress.step * self.trainer.recipe.batch_size
+        done, total = self.trainer.examples
         self.bar.start()
         self.task = self.bar.add_task(
             self.setup.architecture,
-            total=self.trainer.recipe.epochs * per_epoch,
+            total=total,
             completed=done,
             loss="–",
             accuracy="",
@@ -151,11 +150,10 @@ class Console:
 
     def finish(self, folder: Path) -> None:
         """Say which epoch is the best, with its scores, and how long the loop took."""
-        best = self.trainer.progress.best_row
-        values = [f"{key} {value:.4f}" for key, value in best.items() if key.startswith("val_")]
+        progress = self.trainer.progress
+        scores = ", ".join(f"{key} {value:.4f}" for key, value in progress.best_scores.items())
         since = " since it resumed" if self.is_resumed else ""
-        scores = ", ".join(values)
-        self.say(f"best epoch {best['epoch']}, {scores}, in {self.seconds:.1f} s{since}")
+        self.say(f"best epoch {progress.best_epoch}, {scores}, in {self.seconds:.1f} s{since}")
 
 
 def ema_warning(trainer: Trainer) -> str:

@@ -18,7 +18,6 @@ def write_outputs(folder: Path, setup: Setup, run_id: str) -> None:
     write_tensors(folder / WEIGHTS, trainer.best)
     write_rows(folder / HISTORY, trainer.progress.history)
     write_json(folder / RUN_JSON, {"run_id": run_id})
-    best = trainer.progress.best_row
     info = ModelInfo(
         architecture=setup.architecture,
         hyperparameters=config["hyperparameters"],
@@ -31,7 +30,7 @@ def write_outputs(folder: Path, setup: Setup, run_id: str) -> None:
         preprocessing=setup.dataset.preprocessing,
         parameters=count_parameters(trainer.model),
         epoch=trainer.progress.best_epoch,
-        validation={name: value for name, value in best.items() if name.startswith("val_")},
+        validation=trainer.progress.best_scores,
         recipe=config["recipe"] | {key: config[key] for key in ("threads", "torch", "pretrained")},
         seed=config["seed"],
         weights_sha256=sha256(folder / WEIGHTS),

@@ -70,16 +70,16 @@ def set_up(params: Params, architecture: str) -> Setup:
     if cluster:
         job = Job(split.digest, model, asked, recipe, params.seed, dataset.task, mean, std)
         events = cluster.fit(job, trainer, machine)
+    elif device.type == "cpu":
+        events = in_turns(trainer.fit(), machine.threads)
     else:
         events = trainer.fit()
-        if device.type == "cpu":
-            events = in_turns(events, machine.threads)
 
-    known = recipe.model_dump(exclude={"passes"})  # has done its work: epochs is a number
     config = {
         "architecture": architecture,
         "hyperparameters": hyperparameters,
-        "recipe": known | {"device": torch.device(machine.device).type},
+        "recipe": recipe.model_dump(exclude={"passes"})  # it has done its work: epochs is a number
+        | {"device": torch.device(machine.device).type},
         "pretrained": pretrained and {"name": pretrained.name, "sha256": pretrained.sha256},
         "seed": params.seed,
         "data": dataset.digests["train"],

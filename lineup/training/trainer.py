@@ -57,7 +57,12 @@ class Notice:
     text: str
 
 
-Event = Step | Means | Epoch | Notice
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing happened for a moment: who drives a training may stop it."""
+
+
+Event = Step | Means | Epoch | Notice | Waiting
 
 
 @dataclass
@@ -74,6 +79,11 @@ class Progress:
     def best_row(self) -> dict[str, float]:
         """Return the history's row of the best epoch."""
         return self.history[self.best_epoch - 1]
+
+    @property
+    def best_scores(self) -> dict[str, float]:
+        """Return validation's scores of the best epoch."""
+        return {name: value for name, value in self.best_row.items() if name.startswith("val_")}
 
 
 class Trainer:
@@ -104,6 +114,13 @@ class Trainer:
         self.highest_is_best = self.monitor in ("val_accuracy", "val_r2")
         if recipe.batch_size == 1:
             _check_batch_norm(self.model, train)
+
+    @property
+    def examples(self) -> tuple[int, int]:
+        """Return on how many examples it has trained, and on how many it will have at the end."""
+        per_epoch, progress = len(self.train), self.progress
+        done = progress.epoch * per_epoch + progress.step * self.recipe.batch_size
+        return done, self.recipe.epochs * per_epoch
 
     # --- the loop ---------------------------------------------------------------------------------
 
