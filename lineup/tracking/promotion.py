@@ -56,7 +56,7 @@ def promote(mirror: Mirror, version: ModelVersion) -> str:
         decision = decide(client, version, champion, wish, mirror.log.evaluation / VALIDATION)
         _move_aliases(client, version, champion, decision)
         _write_decision(client, version, champion, decision, wish["time"])
-    describe_version(client, client.get_model_version(version.name, version.version))
+    describe_version(client, client.get_model_version(version.name, version.version), mirror.log)
     return f"{version.name} version {version.version} is the {decision.alias}: {decision.reason}"
 
 

@@ -54,7 +54,7 @@ def register(mirror: Mirror) -> ModelVersion | None:
             version = _create_version(mirror, info, name, model)
         _update_tags(mirror, version, info)
         _point_alias(client, version, info.architecture)
-        describe_version(client, version)
+        describe_version(client, version, mirror.log)
     return version
 
 
@@ -170,8 +170,11 @@ def _tags(mirror: Mirror, info: ModelInfo) -> dict[str, str]:
         "split": info.split,
         "test": info.data["test"],
         TRAINED_AT: mirror.run.info.start_time,
-        **read_json(mirror.log.evaluation / SCORES),
     }
+    scores = read_json(
+        mirror.log.evaluation / SCORES
+    )  # all are metrics of the model, and of its run
+    tags |= {key: scores[key] for key in ("val_accuracy",) if key in scores}
     return {key: str(value) for key, value in tags.items()}
 
 
@@ -205,10 +208,14 @@ def aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     return client.get_model_version(name, str(number)) if number else None
 
 
-def describe_version(client: MlflowClient, version: ModelVersion) -> None:
-    """Write on the version, in Markdown, what it is, how good, how to get and to reproduce it."""
+def describe_version(client: MlflowClient, version: ModelVersion, log: RunLog) -> None:
+    """Write on the version, in Markdown, what it is, how good, how to get and to reproduce it.
+
+    `log` is of a run with its weights, scored on its data.
+    """
     tags, is_score = version.tags, ("val_", "test_")
-    scores = {key: float(value) for key, value in tags.items() if key.startswith(is_score)}
+    found = read_json(log.evaluation / SCORES)
+    scores = {key: value for key, value in found.items() if key.startswith(is_score)}
     text = render(
         "version.md.jinja",
         name=version.name,

@@ -72,7 +72,15 @@ def test_a_version_says_what_it_is_and_how_to_get_and_reproduce_it(project):
     client = project.client()
     found = client.get_model_version_by_alias("digits", "champion")
     scores = read_json(Path("evaluation/mlp/metrics.json"))
-    assert {key: found.tags[key] for key in scores} == {k: str(v) for k, v in scores.items()}
+    assert {name for name in found.tags if name in scores} == {"parameters", "val_accuracy"}
+    assert found.tags["val_accuracy"] == str(scores["val_accuracy"])
+    model = client.get_logged_model(found.source.removeprefix("models:/"))
+    known = {metric.key: metric.value for metric in model.metrics}
+    assert {name: known[name] for name in scores if "_" in name} == {
+        name: score for name, score in scores.items() if "_" in name
+    }
+    for name, score in scores.items():
+        assert "_" not in name or f"| {name} | {score:.4f} |" in found.description
     assert found.tags["architecture"] == "mlp" and found.tags["verified"].startswith("equal to")
     first, *_ = found.description.splitlines()
     assert "**mlp** trained on **digits**" in first
