@@ -153,6 +153,24 @@ def test_a_node_that_computes_otherwise_is_not_taken_for_a_lost_one(far, cluster
     assert "with DEFAULT instead of" in output
 
 
+def test_seeds_and_search_train_there_too(far, cluster):
+    far.set(train__epochs=4)
+    seeds = ("python", "-m", "stages.seeds", "linear", "--seeds", "2")
+    there = far.start(*cluster.inside(*seeds)).output()
+    assert there.count(f", on {os.uname().nodename})") == 2
+    table = Path("seeds/seeds.csv").read_text()
+    here = far.run(*seeds, LINEUP_RAY="").stdout
+    assert "parameters on" not in here  # they are known by all that shapes them, not by the place
+    assert Path("seeds/seeds.csv").read_text() == table
+    far.set(search={"linear": {"learning_rate": {"log": [0.001, 0.1]}}})
+    search = ("python", "-m", "stages.search", "linear", "--trials", "2")
+    assert "trial 1: " in far.start(*cluster.inside(*search)).output()
+    client = far.client()
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    (run,) = client.search_runs([experiment], "attributes.run_name = 'linear trial 1'")
+    assert run.data.tags["node"] == os.uname().nodename
+
+
 def test_what_is_wrong_in_a_training_is_said_as_here(far):
     diverging = {"learning_rate": 1e38, "optimizer": "sgd", "schedule": "constant"}
     far.set(models__linear=diverging, train__epochs=2)
