@@ -12,6 +12,14 @@ MAX_LISTED = 20  # items that a message names before it counts the rest
 class UserError(Exception):
     """An error that the user can fix: shown without a traceback, exit code 2."""
 
+    def __reduce__(self) -> tuple:
+        """Reach another process as these words, however a subclass is made."""
+        return UserError, (str(self),)
+
+
+class ClusterError(UserError):
+    """Something is wrong with the machines, not with the training."""
+
 
 class DamagedError(UserError, ValueError):
     """A file of ours that is not as it was written."""

@@ -47,7 +47,7 @@ def main(
         is_interrupted = False
         try:
             search.run(trials, minutes, recorder)
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             is_interrupted = True
         folder = SEARCH / architecture
         best = report(search.study, search.monitor, folder)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Annotated
 
+import psutil
 import typer
 
 from lineup.cli import run
@@ -27,21 +28,17 @@ def main(
     GPUs. The number of threads is part of a result: other JOBS give other weights.
     """
     names = load_params().architectures
+    jobs = min(jobs, len(names))
     if subprocess.run([*DVC, "repro", "split"]).returncode != 0:
         raise UserError("the data are not ready, see above")
-    shares, running = _shares(jobs), []
+    shares = _shares(jobs)
 
     def train(name: str) -> bool:
         share = shares.pop()
         command = [*DVC, "--wait-for-lock", "repro", "--single-item", f"train@{name}"]
-        process = subprocess.Popen(
-            command,
-            env=os.environ | share,
-            stdout=subprocess.PIPE,  # no terminal, which several bars would share
-            stderr=subprocess.STDOUT,
-            process_group=0,
+        process = subprocess.Popen(  # no terminal, which several bars would share
+            command, env=os.environ | share, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        running.append(process)
         for line in process.stdout:
             sys.stdout.buffer.write(line)
             sys.stdout.flush()
@@ -52,11 +49,11 @@ def main(
     with ThreadPoolExecutor(jobs) as pool:
         try:
             trained = list(pool.map(train, names))
-        except KeyboardInterrupt:
+        except BaseException:  # Ctrl-C, or nobody reads what is printed
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in running:
-                with suppress(ProcessLookupError):  # it has ended
-                    os.killpg(process.pid, signal.SIGINT)
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGINT)
             raise
     failed = [name for name, is_trained in zip(names, trained, strict=True) if not is_trained]
     if failed:

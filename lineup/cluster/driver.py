@@ -16,26 +16,32 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from lineup import paths
-from lineup.cluster.job import Job
 from lineup.cluster.worker import Worker
-from lineup.errors import UserError
+from lineup.errors import ClusterError, UserError
 from lineup.params import Train
 from lineup.training.device import Machine
+from lineup.training.job import Job
 from lineup.training.trainer import Event, Notice, Trainer, Waiting
 
+ENVIRONMENT = {
+    "THP_MEM_ALLOC_ENABLE": "1",  # as lineup.cli sets it
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # no GPU but those that were asked for
+}
 DATA = (paths.raw("train"), paths.INDICES)
 PIECE = 2**26  # bytes, sent at once
 SECONDS_TO_CONNECT = 5.0
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_START = 15.0  # before it says that it waits
 SECONDS_BETWEEN_TRIES = 5.0
-MOST_LOSSES = 3  # of nodes, without a state between them
+MOST_LOSSES = 3  # of workers, without a state between them
+MOST_BUNDLES = 8  # on their way
 
 
 @cache
 def connect() -> Cluster:
     """Return the cluster that LINEUP_RAY names; UserError where there is none."""
-    address = os.environ["LINEUP_RAY"]
+    resources, address = _resources(), os.environ["LINEUP_RAY"]
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None  # twenty lines for a lost node
     host, _, port = address.rpartition(":")
     try:
         if port.isdecimal():  # Ray itself waits for two minutes, and ends this process
@@ -44,7 +50,7 @@ def connect() -> Cluster:
             address,
             runtime_env={
                 "py_modules": [str(paths.CODE / "lineup")],
-                "env_vars": {"THP_MEM_ALLOC_ENABLE": "1"},  # as lineup.cli sets it
+                "env_vars": ENVIRONMENT,
             },
             log_to_driver=False,
             logging_level="ERROR",
@@ -54,7 +60,7 @@ def connect() -> Cluster:
         raise UserError(
             f"LINEUP_RAY={address}: {reason}; `ray status --address {address}` says what is there"
         ) from None
-    return Cluster(_resources())
+    return Cluster(resources)
 
 
 def _resources() -> dict[str, Any]:
@@ -85,7 +91,7 @@ class Cluster:
             except StopIteration as found:
                 return found.value
             except RayTaskError as error:
-                raise _cause(error) from None
+                raise ClusterError(f"on a node: {_cause(error)}") from None
             if isinstance(event, Notice):
                 print(event.text, flush=True)
 
@@ -93,7 +99,7 @@ class Cluster:
         """Yield what happens in a training on `machine` or its like, as `trainer.fit` does.
 
         `trainer` stays behind, and is given the state of the far one every few seconds. Where a
-        node is lost another one goes on from there, and what was heard already is heard once.
+        worker is lost another one goes on from there, and what was heard already is heard once.
         """
         heard, losses = _Heard(), 0
         try:
@@ -108,21 +114,21 @@ class Cluster:
                 except RayError as error:
                     losses = losses + 1 if trainer.progress is before else 1
                     if losses > MOST_LOSSES:
-                        hint = "what was trained is kept, and the same command goes on"
-                        raise UserError(
-                            f"{losses} nodes were lost ({_reason(error)}); {hint}"
+                        raise ClusterError(
+                            f"{losses} workers were lost ({_reason(error)}); what was trained is "
+                            "kept, and the same command goes on"
                         ) from None
-                    yield Notice(f"a node is lost ({_reason(error)}); another one goes on")
+                    yield Notice(f"a worker is lost ({_reason(error)}); another one goes on")
                     self._release()
         finally:
-            if not trainer.progress.finished:
-                self._release()
+            self._release()
 
     def _run(self, job: Job, trainer: Trainer, heard: _Heard) -> Iterator[Event]:
         """Train on the worker from where `trainer` is."""
         yield from self._send_data(job.data)
         heard.position = 0
-        bundles = self.worker.train.remote(job, trainer.state())
+        train = self.worker.train.options(_generator_backpressure_num_objects=MOST_BUNDLES)
+        bundles = train.remote(job, trainer.state())
         while True:
             yield from _wait(bundles)
             try:
@@ -136,7 +142,7 @@ class Cluster:
 
     def _send_data(self, name: str) -> Iterator[Event]:
         """Send the training's files to the node, unless it has them."""
-        if (yield from _result(self.worker.has_data.remote(name))):
+        if (yield from _result(self.worker.lock_data.remote(name))):
             return
         for path in DATA:
             content = np.memmap(path, np.uint8, "r").view(np.ndarray)
@@ -155,11 +161,11 @@ class Cluster:
             except RayError as error:  # a node that just died, or can't run this package
                 reason = _reason(error)
                 self._release()
-        raise UserError(f"the cluster has no working node: {reason}")
+        raise ClusterError(f"the cluster has no working node: {reason}")
 
     def _prepare_worker(self, recipe: Train) -> Generator[Event, None, Machine]:
         if self.worker is None:
-            self.worker = Worker.options(**self.resources).remote()
+            self.worker = Worker.options(scheduling_strategy="SPREAD", **self.resources).remote()
         machine = self.worker.prepare.remote(recipe)
         began, has_said = time.monotonic(), False
         while not _is_there(machine):
@@ -172,19 +178,26 @@ class Cluster:
     def _find_like(self, machine: Machine, recipe: Train) -> Iterator[Event]:
         """Find a node that computes as `machine` does."""
         has_said = False
-        while (found := (yield from self._find(recipe))) != machine:
+        while other := (yield from self._differences(machine, recipe)):
             if not has_said:
                 has_said = True
-                other = ", ".join(found.differences(machine))
                 yield Notice(
-                    f"{found.node} would compute otherwise ({other}); waits for a node like "
-                    f"{machine.node}. Or stop this, and the same command starts anew there"
+                    f"a node would compute otherwise ({other}); waits for one like {machine.node}. "
+                    "Or stop this, and the same command starts anew there"
                 )
             self._release()
             until = time.monotonic() + SECONDS_BETWEEN_TRIES
             while time.monotonic() < until:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
                 yield Waiting()
+
+    def _differences(self, machine: Machine, recipe: Train) -> Generator[Event, None, str]:
+        """Find a node; return in what it differs from `machine`."""
+        try:
+            found = yield from self._find(recipe)
+        except RayTaskError as error:  # it has no GPU, say
+            return str(_cause(error))
+        return ", ".join(found.differences(machine))
 
     def _why_it_waits(self) -> str:
         """Say what a training needs, and what the cluster has."""
@@ -246,10 +259,15 @@ def _result(ref: ray.ObjectRef) -> Generator[Event, None, Any]:
 
 
 def _cause(error: RayTaskError) -> Exception:
-    """Return what went wrong in code of ours on a node."""
-    if isinstance(error.cause, ImportError):
-        return UserError(f"a node lacks packages of requirements.lock: {error.cause}")
-    return error.cause
+    """Return what went wrong on a node, with its traceback if that is needed."""
+    cause = error.cause
+    if isinstance(cause, UserError):
+        return cause
+    if isinstance(cause, ImportError) or "failed to import" in str(cause):
+        return ClusterError(f"a node lacks packages of requirements-cluster.lock: {cause}")
+    if isinstance(cause, OSError):
+        return ClusterError(f"on a node: {cause}")
+    return error
 
 
 def _reason(error: RayError) -> str:

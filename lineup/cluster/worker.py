@@ -1,7 +1,7 @@
 """The far end: a process on a node of a Ray cluster, which has this package and receives the data.
 
-torch must not be loaded here before its instructions are limited: `job`, which needs it, is not
-imported at the top.
+torch must not be loaded there before its instructions are limited: this file imports nothing that
+needs it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,27 @@ import numpy as np
 import ray
 from filelock import FileLock
 
+import lineup
 from lineup.params import Train
 from lineup.training.portable import limit_instructions
 
 if TYPE_CHECKING:
-    from lineup.cluster.job import Bundle, Job
     from lineup.training.checkpoints import State
     from lineup.training.device import Machine
+    from lineup.training.job import Bundle, Job
 
-RECEIVED = Path(__file__).parents[2] / "received"  # beside Ray's copy of this package
+
+def received(name: str) -> Path:
+    """Return the place of data on this node: beside Ray's copies of this package, for all."""
+    return Path(lineup.__file__).parents[2] / "lineup-data" / name
 
 
 @ray.remote
 class Worker:
-    """One training at a time on one node; it dies with the process that made it."""
+    """One training on one node; it dies with the process that made it.
+
+    Ray sends this class as it is where it was made: what depends on the node is in functions.
+    """
 
     def prepare(self, recipe: Train) -> Machine:
         """Return what this node makes of the settings that leave something to it."""
@@ -40,19 +47,19 @@ class Worker:
         reset_threads()
         return replace(prepare_machine(recipe), node=socket.gethostname())
 
-    def has_data(self, name: str) -> bool:
-        """Tell whether this node has the data; if not, the caller sends them, and others wait."""
-        RECEIVED.mkdir(exist_ok=True)
-        self.lock = FileLock(RECEIVED / f"{name}.lock")
+    def lock_data(self, name: str) -> bool:
+        """Tell whether the data are here; if not, the caller sends them, while others wait."""
+        received(name).parent.mkdir(exist_ok=True)
+        self.lock = FileLock(received(f"{name}.lock"))
         self.lock.acquire()
-        if not (RECEIVED / name).exists():
+        if not received(name).exists():
             return False
         self.lock.release()
         return True
 
     def receive(self, name: str, path: str, start: int, content: np.ndarray) -> None:
         """Write a piece of a file."""
-        file = RECEIVED / f"{name}.partial" / path
+        file = received(f"{name}.partial") / path
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("r+b" if start else "wb") as stream:
             stream.seek(start)
@@ -60,9 +67,9 @@ class Worker:
 
     def keep_data(self, name: str) -> None:
         """Conclude what was received: all files are whole."""
-        (RECEIVED / f"{name}.partial").rename(RECEIVED / name)
+        received(f"{name}.partial").rename(received(name))
         self.lock.release()
 
     def train(self, job: Job, state: State) -> Iterator[Bundle]:
         """Train on from `state`."""
-        yield from job.train(state, RECEIVED / job.data)
+        yield from job.train(state, received(job.data))

@@ -24,7 +24,6 @@ from lineup.search.space import Space
 from lineup.search.trial import Outcome, TrialRunner
 from lineup.tracking.search_recorder import SearchRecorder
 from lineup.training.checkpoints import fingerprint
-from lineup.training.interruption import Interruption
 from lineup.training.session import Interrupted
 from lineup.training.setup import Setup, set_up
 
@@ -87,8 +86,8 @@ class Search:
         if current and not self.study.trials:
             self.study.enqueue_trial(current)
         deadline = time.monotonic() + 60 * minutes
-        with Interruption() as interruption, progress(unit="images") as bar:
-            runner = TrialRunner(self.space, bar, interruption, deadline, recorder)
+        with progress(unit="images") as bar:
+            runner = TrialRunner(self.space, bar, deadline, recorder)
             while self._taken() < trials and time.monotonic() < deadline:
                 if Split.read().digest != self.setup.split.digest:
                     raise UserError("the data have changed since this search began; run it again")

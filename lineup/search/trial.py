@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from rich.progress import Progress
 
-from lineup.errors import UserError
+from lineup.errors import ClusterError, UserError
 from lineup.search.space import Space
 from lineup.tracking.search_recorder import SearchRecorder
 from lineup.training.checkpoints import Checkpoint, fingerprint
@@ -38,7 +38,6 @@ class TrialRunner:
 
     space: Space
     bar: Progress
-    interruption: Interruption
     deadline: float  # by time.monotonic()
     recorder: SearchRecorder | None
 
@@ -51,30 +50,36 @@ class TrialRunner:
             owner = {"study": trial.study.study_name, "trial": trial.number}
             checkpoint = Checkpoint(fingerprint(setup.config | owner))
             folder = checkpoint.folder
-            is_pruned = self._drive(trial, setup, checkpoint)
+            rows, is_pruned = self._drive(trial, setup, checkpoint)
+        except ClusterError:
+            raise
         except UserError as error:  # a loss that is not finite, a network larger than the memory
             return Outcome(f"failed: {error}", has_failed=True, checkpoint=folder)
-        progress, monitor = setup.trainer.progress, setup.trainer.monitor
-        score = progress.best_row[monitor]
-        text = f"{readable(score, monitor)} in epoch {progress.best_epoch}"
+        monitor = setup.trainer.monitor
+        best = min(rows, key=setup.trainer.rank)
+        text = f"{readable(best[monitor], monitor)} in epoch {best['epoch']}"
         if is_pruned:
-            return Outcome(f"{text}, ended after {progress.epoch}", checkpoint=folder)
-        return Outcome(f"{text} of {progress.epoch}", score, checkpoint=folder)
+            return Outcome(f"{text}, ended after {len(rows)}", checkpoint=folder)
+        return Outcome(f"{text} of {len(rows)}", best[monitor], checkpoint=folder)
 
-    def _drive(self, trial: optuna.Trial, setup: Setup, checkpoint: Checkpoint) -> bool:
-        """Train to the end; tell whether the trial was pruned before."""
+    def _drive(
+        self, trial: optuna.Trial, setup: Setup, checkpoint: Checkpoint
+    ) -> tuple[list[dict[str, float]], bool]:
+        """Train to the end; return the history, and whether the trial was pruned before."""
         with checkpoint.lock(), ExitStack() as stack:
             checkpoint.resume(setup.trainer)
             listeners: list[Listener] = []
             if self.recorder:
                 recorder = self.recorder.trial(trial.number, setup, self.space.params, checkpoint)
                 listeners.append(stack.enter_context(recorder))
-            listeners.append(stack.enter_context(_Watch(trial, setup.trainer, self)))  # it prunes
+            interruption = stack.enter_context(Interruption())
+            watch = stack.enter_context(_Watch(trial, setup.trainer, self, interruption))
+            listeners.append(watch)  # it prunes
             try:
-                drive(setup.events, setup.trainer, checkpoint, listeners, self.interruption)
+                drive(setup.events, setup.trainer, checkpoint, listeners, interruption)
             except optuna.TrialPruned:
-                return True
-        return False
+                return watch.rows, True
+        return watch.rows, False
 
 
 def readable(score: float, monitor: str) -> str:
@@ -85,8 +90,16 @@ def readable(score: float, monitor: str) -> str:
 class _Watch:
     """Shows how far a trial is, reports its epochs, and ends it when it lags or time is up."""
 
-    def __init__(self, trial: optuna.Trial, trainer: Trainer, runner: TrialRunner) -> None:
+    def __init__(
+        self,
+        trial: optuna.Trial,
+        trainer: Trainer,
+        runner: TrialRunner,
+        interruption: Interruption,
+    ) -> None:
         self.trial, self.trainer, self.runner = trial, trainer, runner
+        self.interruption = interruption
+        self.rows = [*trainer.progress.history]  # of a cluster, more than the trainer knows yet
 
     def __enter__(self) -> _Watch:
         done, total = self.trainer.examples
@@ -99,15 +112,16 @@ class _Watch:
 
     def record(self, event: Event) -> None:
         """Show a step; report an epoch, and raise TrialPruned if the trial shall end with it."""
-        progress = self.trainer.progress  # of a training on a cluster it lags behind
+        if time.monotonic() > self.runner.deadline:
+            self.interruption.requested = True
         match event:
             case Step(examples):
                 self.runner.bar.advance(self.task, examples)
-                if time.monotonic() > self.runner.deadline:
-                    self.runner.interruption.requested = True
             case Epoch(row):
+                self.rows.append(row)
                 self.trial.report(row[self.trainer.monitor], row["epoch"])
-                is_last = row["epoch"] == self.trainer.recipe.epochs or progress.finished
+                last = self.trainer.recipe.epochs
+                is_last = row["epoch"] == last or self.trainer.progress.finished
                 if not is_last and self.trial.should_prune():
                     raise optuna.TrialPruned
 

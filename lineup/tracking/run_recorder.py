@@ -41,7 +41,7 @@ class RunWriter:
         match event:
             case Means(step, values):
                 self.log.add_point(step, values)
-                if used := self.system_metrics.sample():
+                if not self.setup.machine.node and (used := self.system_metrics.sample()):
                     self.log.add_point(step, used)
             case Epoch(row, weights):
                 values = {name: value for name, value in row.items() if name != "epoch"}

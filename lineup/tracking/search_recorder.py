@@ -75,7 +75,9 @@ class TrialRecorder(RunWriter):
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:  # MLflow shows the last values: here those that the trial is judged by
+        if (
+            error is None and self.setup.trainer.progress.history
+        ):  # MLflow shows the last values: here those that the trial is judged by
             progress = self.setup.trainer.progress
             self.log.add_point(progress.epoch, progress.best_scores)
         self.log.set_status(*how_it_ended(error))

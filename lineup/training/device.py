@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 import torch
 
@@ -32,8 +32,10 @@ class Machine:
     def differences(self, other: Machine) -> list[str]:
         """Say in what this one computes otherwise."""
         mine, theirs = asdict(self), asdict(other)
-        names = ("device", "precision", "threads", "torch", "processor")
-        return [f"{mine[n]} instead of {theirs[n]}" for n in names if mine[n] != theirs[n]]
+        names = [
+            one.name for one in fields(self) if one.compare and mine[one.name] != theirs[one.name]
+        ]
+        return [f"{mine[name]} instead of {theirs[name]}" for name in names]
 
 
 def prepare_machine(recipe: Train) -> Machine:

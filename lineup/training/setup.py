@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lineup import architectures
-from lineup.cluster.job import Job
 from lineup.data.dataset import Dataset, Split
 from lineup.errors import UserError
 from lineup.params import Augment, Params
@@ -19,6 +18,7 @@ from lineup.training.batches import load_batches
 from lineup.training.checkpoints import code_digests
 from lineup.training.device import Machine, explain_memory, prepare_machine
 from lineup.training.draws import Purpose, draw_seed
+from lineup.training.job import Job
 from lineup.training.pretrained import find_pretrained, load_fitting
 from lineup.training.trainer import Event, Trainer
 from lineup.training.turns import in_turns

@@ -272,7 +272,7 @@ class Trainer:
                 f"val_loss is not finite after epoch {progress.epoch}; try a lower learning_rate"
             )
         progress.history.append(row)
-        if min(progress.history, key=self._rank) is row:  # the first of equals
+        if min(progress.history, key=self.rank) is row:  # the first of equals
             progress.best_epoch = progress.epoch
             weights = self.weights().items()
             self.best = {name: tensor.detach().clone() for name, tensor in weights}
@@ -294,7 +294,7 @@ class Trainer:
         }
         return {name: metrics[name] for name in self.columns}
 
-    def _rank(self, row: dict[str, float]) -> tuple[float, float]:
+    def rank(self, row: dict[str, float]) -> tuple[float, float]:
         """Return what is lowest for the best epoch: its score, then val_loss among equals."""
         score = row[self.monitor]
         return -score if self.highest_is_best else score, row["val_loss"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers.cluster import RayCluster, is_possible
-from helpers.store import runs
+from helpers.store import points, runs
 from helpers.waiting import wait_for
 
 from lineup.files import sha256
@@ -87,21 +87,25 @@ def test_two_trainings_at_once_are_as_here_and_so_is_what_mlflow_knows(far, clus
         run = runs(far.client())[name]
         assert run.data.tags["node"] == os.uname().nodename and run.info.status == "FINISHED"
         assert run.data.metrics["val_loss"] > 0
-    assert not cluster.workers()
+    wait_for(lambda: not cluster.workers())
+    assert not Path("received").exists() and not Path("lineup-data").exists()  # but on the node
 
 
 def test_a_node_dies_and_another_goes_on_to_the_same_bytes(far, cluster, undisturbed):
     expected = near(far, undisturbed)
-    training = far.train(**OFF)
+    training = far.train()
     node = cluster.node_of_training()
-    wait_for(has_saved)
     cluster.add_node()
+    wait_for(has_saved)
     node.kill()
     output = training.output()
     assert digests() == expected
     assert output.count("is lost") == 1
-    epochs = [line.split()[2] for line in output.splitlines() if " epoch " in line]
-    assert epochs == list(dict.fromkeys(epochs))  # none is told twice
+    every = list(range(1, EPOCHS + 1))
+    told = [line.split()[2] for line in output.splitlines() if line.startswith("linear: epoch ")]
+    assert told == [f"{epoch}/{EPOCHS}" for epoch in every]  # each once
+    run = runs(far.client())["linear"]
+    assert [step for step, *_ in points(far.client(), run, "val_loss")] == every
 
 
 def test_the_driver_dies_with_what_it_computes_and_the_next_goes_on(far, cluster, undisturbed):
@@ -142,13 +146,13 @@ def test_a_node_that_computes_otherwise_is_not_taken_for_a_lost_one(far, cluster
     expected = near(far, undisturbed)
     training = far.train(**OFF)
     node = cluster.node_of_training()
-    wait_for(has_saved)
     older = cluster.add_node(ATEN_CPU_CAPABILITY="default")
+    wait_for(has_saved)
     node.kill()
     wait_for(lambda: "would compute otherwise" in training.file.read_text())
     cluster.add_node()
-    older.kill()
     output = training.output()
+    older.kill()
     assert digests() == expected
     assert "with DEFAULT instead of" in output
 
@@ -192,8 +196,22 @@ def test_what_is_wrong_in_a_training_is_said_as_here(far):
 )
 def test_a_cluster_that_is_not_there_or_asked_wrongly(environment, message, far):
     output = far.train(**OFF, **environment).output(2)
-    assert f"error: {message}" in output or message in output
+    assert message in output
     assert "Traceback" not in output and output.count("error:") == 1
+
+
+def test_portable_is_portable_there_too(far, cluster):
+    far.set(train__epochs=3, train__precision="portable", train__threads=1)
+    expected = near(far, {})
+    assert "cpu, portable, 1 threads, on" in far.train(**OFF).output()
+    assert digests() == expected
+
+
+def test_a_search_ends_trials_that_lag_there_too(far, cluster):
+    far.set(train__epochs=9, search={"linear": {"learning_rate": {"log": [1e-6, 0.1]}}})
+    search = ("python", "-m", "stages.search", "linear", "--trials", "8")
+    output = far.start(*cluster.inside(*search), **OFF).output()
+    assert ", ended after " in output and output.count("trial ") >= 8
 
 
 def test_without_ray_it_says_how_to_get_it(far):

@@ -18,10 +18,11 @@ from lineup.tensors import read_tensors
 from lineup.training.batches import load_batches
 from lineup.training.checkpoints import State
 from lineup.training.device import explain_memory
-from lineup.training.trainer import Epoch, Event, Trainer
+from lineup.training.trainer import Epoch, Event, Means, Trainer
 
 SECONDS_BETWEEN_BUNDLES = 0.25
 SECONDS_BETWEEN_STATES = 3.0
+MOST_FOR_STATES = 1 / 20  # of the time
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Job:
 
     data: str  # stands for its data, which are sent to a node once
     model: nn.Module
-    asked: Train  # as params.yaml has it
-    recipe: Train  # with what the machine made of it
+    asked: Train  # the recipe as params.yaml has it
+    recipe: Train  # what the machine made of it
     seed: int
     task: Task
     mean: Tensor
@@ -51,15 +52,19 @@ class Job:
         with explain_memory():
             trainer = self._make_trainer()
             trainer.restore(*state)
-            events, sent_at, saved_at = [], time.monotonic(), time.monotonic()
+            events, bundle_at = [], time.monotonic() + SECONDS_BETWEEN_BUNDLES
+            state_at = time.monotonic() + SECONDS_BETWEEN_STATES
             for event in trainer.fit():
                 events.append(_on_cpu(event))
                 now = time.monotonic()
-                if now - sent_at > SECONDS_BETWEEN_BUNDLES:
-                    is_due = now - saved_at > SECONDS_BETWEEN_STATES
-                    yield Bundle(events, trainer.state() if is_due else None)
-                    events, sent_at = [], now
-                    saved_at = now if is_due else saved_at
+                if now < bundle_at or isinstance(event, Means):  # its step comes after it
+                    continue
+                is_due = now > state_at
+                yield Bundle(events, trainer.state() if is_due else None)
+                events, bundle_at = [], now + SECONDS_BETWEEN_BUNDLES
+                if is_due:
+                    took = time.monotonic() - now
+                    state_at = now + max(SECONDS_BETWEEN_STATES, took / MOST_FOR_STATES)
             yield Bundle(events, trainer.state())
 
     def _make_trainer(self) -> Trainer:
