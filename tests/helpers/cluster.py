@@ -11,7 +11,9 @@ import psutil
 
 from helpers.waiting import wait_for
 
-PORT = 6379
+HEAD = "ray start --head --port 6379 --num-cpus 0"  # as the README has it
+NODE = "ray start --address HEAD:6379"
+ADDRESS = "127.0.0.1:6379"
 RAY = str(Path(sys.executable).with_name("ray"))
 UNSHARE = ("unshare", "--map-root-user", "--net")
 WORKER = "ray::Worker"  # how Ray names the process of a training
@@ -35,24 +37,23 @@ class RayCluster:
         command = [*UNSHARE, "sh", "-c", script]
         self.network = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.network.stdout.readline() == "up\n"
-        self.environment = {"LINEUP_RAY": f"127.0.0.1:{PORT}"}
-        head = ("--head", "--port", str(PORT), "--include-dashboard=false")
-        self._start(*head, "--num-cpus=0", "--temp-dir", str(self.folder))
+        self.environment = {"LINEUP_RAY": ADDRESS}
+        self._start(f"{HEAD} --include-dashboard=false --temp-dir {self.folder}")
 
     def inside(self, *command: str) -> tuple[str, ...]:
         """Return a command that runs in the cluster's network."""
         enter = ("nsenter", "--user", "--preserve-credentials", "--net")
         return (*enter, "-t", str(self.network.pid), *command)
 
-    def _start(self, *options: str, **environment: str) -> None:
-        command = self.inside(RAY, "start", "--disable-usage-stats", *options)
+    def _start(self, line: str, **environment: str) -> None:
+        command = self.inside(RAY, *line.split()[1:], "--disable-usage-stats")
         subprocess.run(command, env=os.environ | environment, check=True, capture_output=True)
 
     def add_node(self, cores: int = 1, **environment: str) -> psutil.Process:
         """Start a node; return its raylet, with which it lives and dies."""
         before = set(self._processes("raylet"))
-        options = ("--address", self.environment["LINEUP_RAY"], f"--num-cpus={cores}")
-        self._start(*options, "--num-gpus=0", **environment)
+        line = NODE.replace("HEAD:6379", ADDRESS)
+        self._start(f"{line} --num-cpus={cores} --num-gpus=0", **environment)
         (raylet,) = set(self._processes("raylet")) - before
         return raylet
 

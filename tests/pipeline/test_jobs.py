@@ -2,9 +2,11 @@
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
+from helpers.project import ROOT
 from helpers.waiting import wait_for
 
 from lineup.files import sha256
@@ -36,6 +38,17 @@ def test_two_at_a_time_are_as_one_by_one_and_dvc_has_nothing_left_to_train(jobs)
     assert "Running stage" not in experiment
     jobs.run("dvc", "repro", "--force", "--no-run-cache", "train", LINEUP_TRACKING="off")
     assert weights(jobs) == together
+
+
+def test_make_repro_takes_the_number_of_jobs():
+    lines = {
+        jobs: subprocess.run(
+            ["make", "--dry-run", "repro", jobs], cwd=ROOT, capture_output=True, text=True
+        ).stdout.splitlines()
+        for jobs in ("JOBS=3", "JOBS=1", "JOBS=")
+    }
+    assert lines["JOBS=3"][-2:] == ["python -m stages.train_all 3", "dvc repro"]
+    assert "train_all" not in "".join(lines["JOBS=1"] + lines["JOBS="])
 
 
 def test_dvcs_cache_of_runs_knows_what_was_trained_together(jobs):

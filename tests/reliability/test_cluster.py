@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.cluster import RayCluster, is_possible
+from helpers.cluster import ADDRESS, HEAD, NODE, RayCluster, is_possible
+from helpers.readme import README
 from helpers.store import points, runs
 from helpers.waiting import wait_for
 
@@ -77,13 +78,13 @@ def has_saved():
 
 
 def test_two_trainings_at_once_are_as_here_and_so_is_what_mlflow_knows(far, cluster, undisturbed):
-    far.set(train__epochs=30, train__keep_every=15)
+    far.set(train__epochs=30, train__keep_every=15, architectures=["linear", "mlp"])
     expected = {name: near(far, {}, name) for name in ("linear", "mlp")}
-    both = [far.train(name) for name in expected]
-    outputs = [training.output() for training in both]
+    output = far.start(*cluster.inside("python", "-m", "stages.train_all", "2")).output()
     assert {name: digests(name) for name in expected} == expected
-    for name, output in zip(expected, outputs, strict=True):
-        assert f", on {os.uname().nodename})" in output and f"{name}: epoch 30/30" in output
+    assert output.count(f", on {os.uname().nodename})") == 2
+    for name in expected:
+        assert f"{name}: epoch 30/30" in output
         run = runs(far.client())[name]
         assert run.data.tags["node"] == os.uname().nodename and run.info.status == "FINISHED"
         assert run.data.metrics["val_loss"] > 0
@@ -212,6 +213,11 @@ def test_a_search_ends_trials_that_lag_there_too(far, cluster):
     search = ("python", "-m", "stages.search", "linear", "--trials", "8")
     output = far.start(*cluster.inside(*search), **OFF).output()
     assert ", ended after " in output and output.count("trial ") >= 8
+
+
+def test_the_readme_starts_such_a_cluster():
+    assert HEAD in README and NODE in README
+    assert f"LINEUP_RAY={ADDRESS.replace('127.0.0.1', 'HEAD')}\n" in README
 
 
 def test_without_ray_it_says_how_to_get_it(far):
