@@ -130,6 +130,7 @@ def test_plots_show_every_architecture_without_warnings(project):
     plots = json.loads(result.stdout)["data"]
     curves = json.dumps(next(plots[name] for name in plots if "learning_curves" in name))
     assert '"linear"' in curves and '"mlp"' in curves
+    assert {"models/linear/history.csv", "models/mlp/history.csv"} <= plots.keys()
     assert any("confusion" in name for name in plots)
     assert "WARNING" not in result.stderr
 
