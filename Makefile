@@ -31,6 +31,8 @@ test-slow: $(ENV)  ## what takes minutes: browsers, servers, kills
 	python -m pytest -q -m slow
 
 ui: $(ENV)  ## browse experiments and models: MLflow on http://127.0.0.1:5000
+	@echo 'Runs of the first dataset: http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning'
+	@echo 'All: click Model training at the top left, which the browser remembers, then Experiments'
 	mlflow ui --host 127.0.0.1
 
 search: $(ENV)  ## find better settings of one architecture: make search A=cnn, twenty minutes
