@@ -16,7 +16,8 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 repro: git $(ENV)  ## run the pipeline: data, all architectures, leaderboard, registered champion
-	@find .dvc/tmp/rwlock -empty -mmin +1 -delete 2>/dev/null || true  # a killed dvc may leave it, which stops all others
+	@# a killed dvc may leave an empty one, which stops all others; of the future: the clock was set back
+	@find .dvc/tmp/rwlock -empty \( -mmin +1 -o -newermt '1 minute' \) -delete 2>/dev/null || true
 	dvc repro
 
 git:
