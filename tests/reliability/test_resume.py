@@ -162,6 +162,17 @@ def test_a_damaged_checkpoint_is_reported_and_ignored(saved, damage):
     assert len(later.run_id) == 32 and not list(later.folder.glob("state-*"))
 
 
+def test_a_checkpoint_that_the_memory_is_too_small_for_stays(saved, monkeypatch):
+    def fail(path):
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr("lineup.training.checkpoints.read_tensors", fail)
+        Checkpoint("a" * 32).load()
+    state, _ = Checkpoint("a" * 32).load()
+    assert state == {"epoch": 3}
+
+
 def test_only_the_last_save_takes_space(saved):
     for epoch in range(4):
         saved.save(({"epoch": epoch}, {"weight": torch.zeros(3)}))
