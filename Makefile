@@ -16,7 +16,8 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 repro: git $(ENV)  ## run the pipeline: data, all architectures, leaderboard, champion; JOBS=4 trains four at a time
-	@find .dvc/tmp/rwlock -empty -mmin +1 -delete 2>/dev/null || true  # a killed dvc may leave it, which stops all others
+	@# a killed dvc may leave an empty one, which stops all others; of the future: the clock was set back
+	@find .dvc/tmp/rwlock -empty \( -mmin +1 -o -newermt '1 minute' \) -delete 2>/dev/null || true
 	$(if $(filter-out 1,$(JOBS)),python -m stages.train_all $(JOBS))
 	dvc repro
 
@@ -32,6 +33,8 @@ test-slow: $(ENV)  ## what takes minutes: browsers, servers, kills
 	python -m pytest -q -m slow
 
 ui: $(ENV)  ## browse experiments and models: MLflow on http://127.0.0.1:5000
+	@echo 'Runs of the first dataset: http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning'
+	@echo 'All: click Model training at the top left, which the browser remembers, then Experiments'
 	mlflow ui --host 127.0.0.1
 
 cluster: $(ENV)  ## add Ray: then LINEUP_RAY=host:port trains on its nodes
@@ -43,8 +46,11 @@ search: $(ENV)  ## find better settings of one architecture: make search A=cnn, 
 sync: $(ENV)  ## record in MLflow what it lacks
 	python -m stages.sync
 
-experiments: $(ENV)  ## compare DVC's experiments: accuracy, and what differs between them
-	dvc exp show --only-changed --no-pager --drop 'parameters|architectures|.*/|models$$|evaluation$$'
+NO_SCORES := Created|.*[._/]|(dataset|model|seed|architectures|parameters|models|evaluation)$$
+experiments: $(ENV)  ## compare DVC's experiments: what differs, what ships, each validation score
+	@dvc exp show --only-changed --no-pager --drop 'Created|val_|.*/|(?!(dataset|model|seed)$$)[a-z0-9]+$$'
+	@echo "Each architecture's validation score:"
+	@dvc exp show --only-changed --no-pager --drop '$(NO_SCORES)'
 
 report: $(ENV)  ## one self-contained page: report.html
 	python -m stages.report

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lineup.errors import UserError
+from lineup.errors import UserError, lacks_memory
 from lineup.paths import DATA, EVALUATION, EXPORT, MODELS
 
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -22,7 +22,7 @@ NO_ACCESS_ERRNOS = {errno.EACCES, errno.EISDIR, errno.ENOTDIR}
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run `main` as a Typer command; UserError ends with code 2, a file's error with 1."""
+    """Run `main` as a Typer command; UserError ends with code 2, files and memory with 1."""
     gc.set_threshold(100_000)  # garbage collection took a fifth of the time of the imports
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages: convolutions 2 to 15 % faster
     os.environ["MPLBACKEND"] = "agg"  # a notebook's fails on import where its package is missing
@@ -33,17 +33,31 @@ def run(main: Callable[..., None]) -> None:
         app()
     except UserError as error:
         _fail(str(error), code=2)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        if error.errno in DISK_FULL_ERRNOS:
-            hint = "make room there and run the same command again; what was finished is kept"
-        elif error.errno in NO_ACCESS_ERRNOS and place:
-            hint = "move it away, or make it readable, and run the same command again"
-        elif error.errno == errno.ENOENT and str(error.filename).startswith(MADE_BY_STAGES):
-            hint = "run: dvc repro"
-        else:
+    except Exception as error:
+        message = _explain(error)
+        if not message:
             raise
-        _fail(f"{place}{error.strerror}; {hint}", code=1)
+        _fail(message, code=1)
+
+
+def _explain(error: Exception) -> str:
+    """Return what is wrong and what to do; "" where that is unknown."""
+    if lacks_memory(error):
+        detail = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+        hint = "close other programs and run the same command again; what was finished is kept"
+        return f"the memory is too small ({detail}); {hint}"
+    if not isinstance(error, OSError):
+        return ""
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno in DISK_FULL_ERRNOS:
+        hint = "make room there and run the same command again; what was finished is kept"
+    elif error.errno in NO_ACCESS_ERRNOS and place:
+        hint = "move it away, or make it readable, and run the same command again"
+    elif error.errno == errno.ENOENT and str(error.filename).startswith(MADE_BY_STAGES):
+        hint = "run: dvc repro"
+    else:
+        return ""
+    return f"{place}{error.strerror}; {hint}"
 
 
 def _check_code() -> None:

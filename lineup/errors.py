@@ -7,6 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 MAX_LISTED = 20  # items that a message names before it counts the rest
+MEMORY_WORDS = (  # of libraries that raise no MemoryError
+    "out of memory",
+    "allocate memory",  # torch, and the system's ENOMEM
+    "bad allocation",  # ONNX Runtime
+    "could not create a primitive",  # oneDNN
+    "can't start new thread",
+    "failed to map segment",  # an import
+)
 
 
 class UserError(Exception):
@@ -29,6 +37,14 @@ class DamagedError(UserError, ValueError):
     ) -> None:
         self.problem = f"{type(problem).__name__}: {problem}"
         super().__init__(f"{path} {what} ({self.problem}); {advice}")
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Tell whether a library raised this, or what it wrapped, because the memory is too small."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY_WORDS):
+        return True
+    cause = error.__cause__ or error.__context__
+    return isinstance(cause, Exception) and lacks_memory(cause)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -103,5 +103,18 @@ def has_own_digest(path: Path) -> bool:
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows of equal keys atomically as CSV; numbers keep every digit."""
-    lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
-    write_text(path, "\n".join(lines) + "\n")
+    lines = [_csv_line(rows[0]), *(_csv_line(row.values()) for row in rows)]
+    write_text(path, "".join(lines))
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row to what write_rows wrote, or begin a file; a reader sees whole rows."""
+    if not path.exists():
+        write_rows(path, [row])
+        return
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_csv_line(row.values()))
+
+
+def _csv_line(cells: Iterable[Any]) -> str:
+    return ",".join(str(cell) for cell in cells) + "\n"

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from lineup.data.preprocessing import Preprocessing
-from lineup.errors import UserError
+from lineup.errors import UserError, lacks_memory
 from lineup.files import read_json
 from lineup.paths import DATASET_JSON, MODEL_JSON, ONNX, PARAMS, SPLIT_JSON, WEIGHTS
 from lineup.task import Task
@@ -142,6 +142,8 @@ def _open_onnx(path: Path) -> Classifier:
         options.intra_op_num_threads = _threads()
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
+        if lacks_memory(error):
+            raise
         raise UserError(f"{path} is not an ONNX file that can be used: {error}") from None
     metadata = session.get_modelmeta().custom_metadata_map
     if not {"task", "classes", "shape"} <= metadata.keys():

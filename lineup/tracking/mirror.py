@@ -201,8 +201,10 @@ class Mirror:
             if info.status != "RUNNING":  # it was killed, and goes on
                 self.client.update_run(info.run_id, status="RUNNING")
                 self.run = self.client.get_run(info.run_id)
-        elif (info.status, info.end_time) != (status["status"], status["time"]):
-            self.client.set_terminated(info.run_id, status["status"], status["time"])
+        else:
+            end = max(status["time"], info.start_time)  # the clock may have been set back
+            if (info.status, info.end_time) != (status["status"], end):
+                self.client.set_terminated(info.run_id, status["status"], end)
         self.status_sent = status["status"]
 
     def _send_error(self, error: str) -> None:

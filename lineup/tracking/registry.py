@@ -148,7 +148,8 @@ def _log_model_points(mirror: Mirror, info: ModelInfo, model_id: str) -> None:
     epochs = [point for point in points if "train_loss" in point["values"]]
     scores = read_json(log.evaluation / SCORES)
     evaluated_at = read_json(log.evaluation_note)["time"]
-    own = {"time": evaluated_at, "step": max(len(epochs), 1)}
+    last = max((point["time"] for point in epochs), default=0)  # later where the clock was set back
+    own = {"time": max(evaluated_at, last + 1), "step": max(len(epochs), 1)}
     shipped = {name: value for name, value in scores.items() if name.startswith("val_")}
     tested = {name: value for name, value in scores.items() if name.startswith("test_")}
     metrics = to_metrics(epochs, model_id=model_id, **validation)
@@ -169,13 +170,18 @@ def _tags(mirror: Mirror, info: ModelInfo) -> dict[str, str]:
         "parameters": info.parameters,
         "split": info.split,
         "test": info.data["test"],
-        TRAINED_AT: mirror.run.info.start_time,
+        TRAINED_AT: _order(mirror),
     }
-    scores = read_json(
-        mirror.log.evaluation / SCORES
-    )  # all are metrics of the model, and of its run
-    tags |= {key: scores[key] for key in ("val_accuracy",) if key in scores}
+    scores = read_json(mirror.log.evaluation / SCORES)
+    if "val_accuracy" in scores:  # all others are metrics of its model
+        tags["val_accuracy"] = scores["val_accuracy"]
     return {key: str(value) for key, value in tags.items()}
+
+
+def _order(mirror: Mirror) -> int:
+    """Return when a run began; later than those before it, though the clock was set back."""
+    began = mirror.run.info.start_time
+    return began if mirror.cursor["is_guest"] else mirror.log.start.get("order", began)
 
 
 def _update_tags(mirror: Mirror, version: ModelVersion, info: ModelInfo) -> None:

@@ -1,7 +1,7 @@
 """What a run leaves behind, as files: the truth that MLflow mirrors.
 
 .lineup/runs/<run id>/ holds
-    start.json     experiment, name, params, tags, datasets, time, parent: written once
+    start.json     experiment, name, params, tags, datasets, time, order, parent: written once
     points.jsonl   metrics, a line per step; append-only
     status.jsonl   RUNNING, FINISHED or FAILED, a line per change; append-only
     artifacts/     what is logged on the run, in its folders
@@ -18,11 +18,22 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from lineup.errors import DamagedError
-from lineup.files import explain_damage, flush, read_json, replacing, replacing_folder, write_json
+from lineup.files import (
+    explain_damage,
+    flush,
+    read_json,
+    replacing,
+    replacing_folder,
+    write_json,
+    write_text,
+)
 from lineup.paths import run_dir, state_dir
 
 LEFT_OUT = "its run is left out"
@@ -31,6 +42,21 @@ LEFT_OUT = "its run is left out"
 def now_ms() -> int:
     """Return the time in milliseconds, as MLflow counts it."""
     return time.time_ns() // 1_000_000
+
+
+def next_ms() -> int:
+    """Return the time in milliseconds, or later than any time before where the clock was set back.
+
+    What is newest is decided by it: the version of an alias, the export that the gate obeys.
+    """
+    file = state_dir() / "clock"
+    with FileLock(file.with_suffix(".lock")):
+        last = 0
+        with suppress(OSError, ValueError):  # there is none, or it is damaged
+            last = int(file.read_text(encoding="utf-8"))
+        moment = max(now_ms(), last + 1)
+        write_text(file, str(moment))
+    return moment
 
 
 class RunLog:
@@ -63,7 +89,7 @@ class RunLog:
     def begin(self, start: dict[str, Any]) -> None:
         """Write start.json, once."""
         if not self.is_started:
-            write_json(self.start_file, {"time": now_ms()} | start)
+            write_json(self.start_file, {"time": now_ms(), "order": next_ms()} | start)
 
     def add_point(self, step: int, values: dict[str, float], at: int | None = None) -> None:
         """Append metrics of a step; a resumed training may repeat them, which changes nothing."""

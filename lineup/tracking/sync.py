@@ -36,7 +36,7 @@ from lineup.tracking.mirror import Mirror, close_abandoned_runs
 from lineup.tracking.names import RESTORED
 from lineup.tracking.promotion import exported_at, promote
 from lineup.tracking.registry import register
-from lineup.tracking.run_log import RunLog, copy, now_ms, run_logs
+from lineup.tracking.run_log import RunLog, copy, next_ms, now_ms, run_logs
 from lineup.tracking.store import client, summary
 
 MAX_SECONDS_LOST = 4.0  # to a failing store, before nothing more is tried
@@ -127,7 +127,7 @@ def _is_same(folder: Path, architecture: str) -> bool:
 
 def _ask_to_promote(log: RunLog, settings: dict[str, Any], is_adopted: bool) -> None:
     """Note an export; one that was adopted is not decided about again where it was once."""
-    wish = {"time": now_ms(), "is_adopted": is_adopted}
+    wish = {"time": next_ms(), "is_adopted": is_adopted}
     write_json(log.promotion_file, wish | settings)
 
 

@@ -21,6 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from lineup.errors import lacks_memory
 from lineup.files import read_json, sha256, write_json
 from lineup.paths import CODE, RUN_JSON, state_dir
 from lineup.tensors import read_tensors, write_tensors
@@ -81,6 +82,8 @@ class Checkpoint:
             if self.progress_file.exists():
                 self._warn(f"incomplete ({error})")
         except Exception as error:  # damaged bytes may fail anywhere
+            if lacks_memory(error):
+                raise
             self._warn(f"damaged ({getattr(error, 'problem', error)})")
         self.discard()
         self.run_id = self.run_id or uuid.uuid4().hex

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 import torch
 
-from lineup.errors import UserError
+from lineup.errors import UserError, lacks_memory
 from lineup.params import Train
 from lineup.training.portable import are_instructions_limited
 
@@ -137,9 +137,10 @@ def explain_memory() -> Iterator[None]:
     """Turn a lack of memory, of the device or of the machine, into a UserError with a way out."""
     try:
         yield
-    except RuntimeError as error:
-        if not any(words in str(error) for words in ("out of memory", "allocate memory")):
+    except Exception as error:
+        if not lacks_memory(error):
             raise
-        detail = str(error).strip().splitlines()[0].partition(" GPU ")[0]
+        text = str(error).strip() or type(error).__name__
+        detail = text.splitlines()[0].partition(" GPU ")[0]
         hint = "try a smaller batch_size, a smaller network, or smaller images"
         raise UserError(f"the memory is too small for this training; {hint} ({detail})") from None

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lineup.architectures import count_parameters
-from lineup.files import sha256, write_json, write_rows
+from lineup.files import append_row, sha256, write_json, write_rows
 from lineup.model_info import ModelInfo
 from lineup.paths import HISTORY, RUN_JSON, WEIGHTS
 from lineup.tensors import write_tensors
 from lineup.training.setup import Setup
+from lineup.training.trainer import Epoch, Event
+
+
+class LiveHistory:
+    """A listener that lets history.csv grow epoch by epoch: `dvc plots show` draws it meanwhile."""
+
+    def __init__(self, folder: Path, known: list[dict[str, Any]]) -> None:
+        """Begin with the `known` epochs of a training that resumes."""
+        self.path = folder / HISTORY
+        self.path.unlink(missing_ok=True)  # it may be a link into DVC's cache
+        if known:
+            write_rows(self.path, known)
+
+    def record(self, event: Event) -> None:
+        """Append an epoch."""
+        if isinstance(event, Epoch):
+            append_row(self.path, event.row)
+
+    def flush(self) -> None:
+        """Do nothing: write_outputs writes the history anew, safely to disk."""
+
+    def finish(self, folder: Path) -> None:
+        """Do nothing: the history is whole."""
 
 
 def write_outputs(folder: Path, setup: Setup, run_id: str) -> None:

@@ -10,7 +10,7 @@ from lineup.tracking.location import enabled
 from lineup.training.checkpoints import Checkpoint, fingerprint
 from lineup.training.console import Console
 from lineup.training.interruption import INTERRUPTED, Interruption
-from lineup.training.outputs import write_outputs
+from lineup.training.outputs import LiveHistory, write_outputs
 from lineup.training.session import Interrupted, drive
 from lineup.training.setup import Setup
 
@@ -25,7 +25,7 @@ def run_training(setup: Setup, params: Params, folder: Path) -> float | None:
 
         console = Console(setup, checkpoint.log_file, is_resumed)
         console.introduce(params, checkpoint.warning)
-        listeners = [console]
+        listeners = [console, LiveHistory(folder, setup.trainer.progress.history)]
         if enabled():
             from lineup.tracking.run_recorder import RunRecorder  # matplotlib: a second
 

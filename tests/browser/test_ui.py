@@ -6,6 +6,8 @@ from contextlib import suppress
 
 import pytest
 from helpers.browser import MARKS, open_browser
+from helpers.project import ROOT
+from helpers.readme import README
 from helpers.servers import Server
 from helpers.waiting import wait_for
 
@@ -72,9 +74,19 @@ def version(finished):
     return finished.client().get_model_version_by_alias("digits", "champion")
 
 
-def test_a_person_finds_the_experiment(page):
-    page.open("experiments")
-    page.wait_for("digits")
+def test_the_address_that_make_ui_prints_opens_the_runs_of_the_first_dataset(page):
+    address = re.search(r"http://127\.0\.0\.1:5000/#/(\S+)'", (ROOT / "Makefile").read_text())[1]
+    assert f"/#/{address}" in README
+    page.open(address)
+    page.wait_for("digits", "linear", "mlp", "train.py")
+
+
+def test_a_person_who_clicks_on_model_training_finds_the_experiment_and_its_runs(page):
+    page.open("")
+    page.wait_for("Prompts")  # of the GenAI mode
+    for name in ("Model training", "Experiments", "digits"):
+        page.click(name)
+    page.wait_for("linear", "mlp", "train.py")
 
 
 def test_a_person_finds_the_runs_with_dataset_and_model(page, experiment):

@@ -114,11 +114,23 @@ def test_experiments_are_compared_by_few_numbers_and_each_architectures_validati
     assert not [name for name in table[0] if name.startswith(sections)]
 
 
+@pytest.mark.slow  # looks at them too
+def test_make_experiments_shows_what_differs_and_every_score_within_100_columns(project):
+    (project.folder / ".venv").mkdir()
+    (project.folder / ".venv/.complete").touch()  # no environment of its own
+    printed = project.run("make", "experiments", COLUMNS="100").stdout
+    changes, scores = printed.split("Each architecture's validation score:")
+    for name in ("test_accuracy", "model", "models.linear.learning_rate"):
+        assert f" {name} " in changes
+    assert " linear " in scores and "…" not in printed
+
+
 def test_plots_show_every_architecture_without_warnings(project):
     result = project.run("dvc", "plots", "show", "--json")
     plots = json.loads(result.stdout)["data"]
     curves = json.dumps(next(plots[name] for name in plots if "learning_curves" in name))
     assert '"linear"' in curves and '"mlp"' in curves
+    assert {"models/linear/history.csv", "models/mlp/history.csv"} <= plots.keys()
     assert any("confusion" in name for name in plots)
     assert "WARNING" not in result.stderr
 

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import time
 import uuid
 from pathlib import Path
 
@@ -286,3 +287,20 @@ def test_parallel_evaluations_and_exports_of_one_training_make_one_version(proje
     assert set(contents(client)["models"]) == {run.data.tags[RUN_ID]}
     assert aliases(client) == {"mlp": 1, "champion": 1}
     assert int(version(client, 1).tags["lineup.promotion"]) <= now_ms()
+
+
+def test_a_clock_set_back_by_a_day_keeps_the_order_of_trainings_and_exports(registry, monkeypatch):
+    use_store(monkeypatch)
+    train(30)
+    assert "there was no champion" in export()
+    yesterday = time.time_ns() - 24 * 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: yesterday)
+    train(40)
+    assert "better" in export()
+    assert aliases(registry) == {"champion": 2, "linear": 2}
+    assert "better" not in export() and "champion" in export()
+    train(5)  # fewer than in its last epoch
+    metrics = registry.get_logged_model(version(registry, 3).source.split("/")[-1]).metrics
+    points = [metric for metric in metrics if metric.key == "val_accuracy"]
+    last = max(points, key=lambda point: (point.step, point.timestamp, point.value))
+    assert last.value == pytest.approx(5 / COUNT)  # of the file that ships

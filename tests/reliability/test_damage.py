@@ -1,4 +1,4 @@
-"""Files that were damaged between two commands: the next one says so in a line, or is not disturbed."""
+"""Damaged files, and memory that is short: a command says so in a line, or is not disturbed."""
 
 import io
 import re
@@ -10,9 +10,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from helpers.project import ROOT
 from helpers.store import use_store
 
 from lineup.cli import run
+from lineup.files import sha256
 
 READERS = {
     "data/raw/train.safetensors": ["split", "train linear", "evaluate"],
@@ -96,3 +98,30 @@ def test_what_reads_a_damaged_file(pattern, reader, project, monkeypatch):
         for entry in project.folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         shutil.copytree(kept, project.folder, symlinks=True, dirs_exist_ok=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the address space")
+@pytest.mark.parametrize(
+    ("stage", "numbers", "output"),
+    [
+        ("train linear", [2, 20], "models/linear/model.safetensors"),
+        ("evaluate", [13], "evaluation/linear/model.onnx"),
+    ],
+)
+def test_memory_that_is_short_from_some_file_on_is_an_error_and_the_next_run_heals(
+    stage, numbers, output, project
+):
+    program, before = str(ROOT / "tests/programs/run_short_of_memory.py"), sha256(Path(output))
+    codes = []
+    for number in numbers:
+        done = project.run("python", program, str(number), *stage.split(), check=False)
+        codes.append(done.returncode)
+        words, _, _ = done.stderr.partition("Exception ignored in atexit")  # torch's own
+        assert "Traceback" not in done.stdout + words
+        if done.returncode:  # else what the process had was enough
+            assert re.findall("error: the memory is too small.*; (?:try|close) ", words)
+    assert stage == "evaluate" or codes == [1, 2]
+    name, *arguments = stage.split()
+    project.run("python", "-m", f"stages.{name}", *arguments)
+    assert sha256(Path(output)) == before and not list(Path().glob("models/**/*.tmp"))

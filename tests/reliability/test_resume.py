@@ -162,6 +162,17 @@ def test_a_damaged_checkpoint_is_reported_and_ignored(saved, damage):
     assert len(later.run_id) == 32 and not list(later.folder.glob("state-*"))
 
 
+def test_a_checkpoint_that_the_memory_is_too_small_for_stays(saved, monkeypatch):
+    def fail(path):
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr("lineup.training.checkpoints.read_tensors", fail)
+        Checkpoint("a" * 32).load()
+    state, _ = Checkpoint("a" * 32).load()
+    assert state == {"epoch": 3}
+
+
 def test_only_the_last_save_takes_space(saved):
     for epoch in range(4):
         saved.save(({"epoch": epoch}, {"weight": torch.zeros(3)}))
@@ -197,6 +208,10 @@ def make_project(folder):
 
 def outputs(project):
     return {name: (project.folder / "models/mlp" / name).read_bytes() for name in OUTPUTS}
+
+
+def files(project):
+    return sorted(path.name for path in (project.folder / "models/mlp").iterdir())
 
 
 def run_id(project):
@@ -279,7 +294,7 @@ def test_killed_by_every_signal_in_turn_a_training_ends_as_if_nothing_had_happen
         output, _ = process.communicate(timeout=LONG)
         assert process.returncode == (-number if number == signal.SIGKILL else 130), output
         assert number == signal.SIGKILL or "the same command resumes there" in output
-        assert "Traceback" not in output and not (tmp_path / "models").exists()
+        assert "Traceback" not in output and files(project) == ["history.csv"]
         assert recorded(project)[0] == "KILLED", output
         assert epoch <= saved_epoch(project) < EPOCHS
     assert "resumes at epoch" in train(project, tracking="on")
@@ -404,9 +419,21 @@ def test_killing_dvc_alone_ends_its_training_and_the_next_repro_resumes_it(proje
     below = psutil.Process(dvc.pid).children(recursive=True)
     started = [process for process in below if process.name() != "sh"]
     assert len(started) == 2  # the training and its follower
+    started[0].suspend()
+    epochs = len(project.read("models/mlp/history.csv").splitlines()) - 1
+    assert shown_epochs(project) == epochs and 20 <= epochs < 200
+    started[0].resume()
     dvc.kill()
     wait_for(lambda: not any(map(is_alive, started)))
     dvc.communicate()
-    assert saved_epoch(project) < 200 and not (project.folder / "models/mlp").exists()
+    assert saved_epoch(project) < 200 and files(project) == ["history.csv"]
     assert "mlp: resumes at epoch" in project.run("python", *repro, **often).stdout
     assert len(project.read("models/mlp/history.csv").splitlines()) == 201
+    assert shown_epochs(project) == 200
+
+
+def shown_epochs(project):
+    """Return of how many epochs `dvc plots show` has a point in the plot of the training."""
+    shown = project.run("dvc", "plots", "show", "--json")
+    (plot,) = json.loads(shown.stdout)["data"]["models/mlp/history.csv"]
+    return len(plot["content"]["data"]["values"])

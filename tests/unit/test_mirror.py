@@ -59,6 +59,23 @@ def test_values_that_are_none_not_finite_or_beyond_mlflows_limits_are_recorded(c
     assert math.isnan(metrics["nan"]) and metrics["inf"] > 1e300 and metrics["minus"] < -1e300
 
 
+def test_a_run_during_which_the_clock_was_set_back_has_each_point_once_and_no_time_below_zero(
+    client, monkeypatch
+):
+    log = begin()
+    log.add_point(1, {"loss": 2.0})
+    yesterday = time.time_ns() - 24 * 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: yesterday)
+    log.add_point(2, {"loss": 1.0})
+    log.set_status("FINISHED")
+    for _ in range(2):
+        run = mirror(log, client)
+    found = sorted((step, value) for step, _, value in points(client, run, "loss"))
+    assert found == [(1, 2.0), (2, 1.0)]
+    assert run.data.metrics["loss"] == 1.0
+    assert run.info.end_time == run.info.start_time
+
+
 def test_a_kept_epoch_is_a_model_with_its_step_and_its_scores_made_once(client):
     log = begin()
     for epoch in (1, 2, 3):

@@ -346,6 +346,15 @@ def test_mistakes_are_explained(picture, options, message, tmp_path, monkeypatch
         predict.main([picture], **options)
 
 
+def test_memory_that_is_too_small_for_a_model_is_no_mistake_in_its_file(model, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("bad allocation")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", fail)
+    with pytest.raises(RuntimeError, match="bad allocation"):
+        open_classifier(str(model))
+
+
 def test_a_regression_is_refused(tmp_path):
     facts = {"task": "regression", "classes": ["apples"], "shape": [3], "mean": [0.0], "std": [1.0]}
     write_model(tmp_path, build("linear", [3], 1, {}), onnx=True, **facts)

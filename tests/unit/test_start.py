@@ -1,8 +1,12 @@
 """However a command is started: it runs this clone's code, or says what to do."""
 
+import errno
 import os
 
+import pytest
 from helpers.project import ROOT, Project, copy_sources
+
+from lineup.cli import run
 
 
 def test_the_code_of_another_clone_is_refused(tmp_path):
@@ -13,6 +17,41 @@ def test_the_code_of_another_clone_is_refused(tmp_path):
     assert done.returncode == 2
     assert "the code that runs is" in done.stderr and "PYTHONSAFEPATH" in done.stderr
     assert not (tmp_path / "data/raw").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("could not create a primitive"),
+        ImportError("libx.so: failed to map segment from shared object"),
+    ],
+)
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_memory_that_is_too_small_is_an_error_with_a_way_out(
+    error, is_wrapped, capsys, monkeypatch
+):
+    def main():
+        if is_wrapped:
+            raise ValueError("Failed to export.\nMore lines.") from error
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["stage"])
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    printed = capsys.readouterr().err
+    assert end.value.code == 1 and printed.count("\n") == 1
+    assert printed.startswith("error: the memory is too small") and "close other" in printed
+
+
+def test_what_is_no_lack_of_memory_keeps_its_traceback(monkeypatch):
+    def main():
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr("sys.argv", ["stage"])
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        run(main)
 
 
 def test_make_says_at_once_that_there_is_no_git_repository(tmp_path):
@@ -39,5 +78,10 @@ def test_make_repro_removes_an_empty_lock_that_a_killed_dvc_left(tmp_path):
     lock.write_text("")
     os.utime(lock, (1e9, 1e9))  # not of a dvc that writes it just now
     assert "rwlock" not in project.run("make", "repro").stdout.splitlines()
+    lock.write_text("")
+    os.utime(lock, (4e9, 4e9))  # of a clock that was set back since
+    assert "rwlock" not in project.run("make", "repro").stdout.splitlines()
+    lock.write_text("")
+    assert "rwlock" in project.run("make", "repro").stdout.splitlines()  # dvc may be writing it
     lock.write_text("{}")
     assert "rwlock" in project.run("make", "repro").stdout.splitlines()

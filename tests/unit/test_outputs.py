@@ -1,0 +1,29 @@
+"""What a training leaves while it runs."""
+
+from lineup.files import write_rows
+from lineup.paths import HISTORY
+from lineup.training.outputs import LiveHistory
+from lineup.training.trainer import Epoch, Step
+
+ROWS = [{"epoch": number, "val_loss": 1 / (3 * number)} for number in (1, 2, 3)]
+
+
+def test_the_history_grows_by_an_epoch_to_the_bytes_that_the_end_writes(tmp_path):
+    live = LiveHistory(tmp_path / "live", known=[])
+    live.record(Step(16))
+    assert not (tmp_path / "live").exists()
+    for count, row in enumerate(ROWS, start=1):
+        live.record(Epoch(row, weights=None))
+        write_rows(tmp_path / HISTORY, ROWS[:count])
+        assert live.path.read_bytes() == (tmp_path / HISTORY).read_bytes()
+
+
+def test_a_resumed_history_begins_with_what_is_known_and_never_writes_through_a_link(tmp_path):
+    cached, place = tmp_path / "cached", tmp_path / HISTORY
+    cached.write_text("of another training\n")
+    place.hardlink_to(cached)
+    live = LiveHistory(tmp_path, known=ROWS[:2])
+    live.record(Epoch(ROWS[2], weights=None))
+    write_rows(tmp_path / "whole.csv", ROWS)
+    assert place.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert cached.read_text() == "of another training\n"
