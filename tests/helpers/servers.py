@@ -23,13 +23,13 @@ def free_port() -> int:
 
 
 class Server:
-    """An `mlflow` command that serves HTTP, in a process group of its own."""
+    """A Python module that serves HTTP, such as mlflow, in a process group of its own."""
 
-    def __init__(self, folder, *command, health="/health", cwd=None):
+    def __init__(self, folder, *command, health="/health", cwd=None, module="mlflow"):
         self.port, self.folder, self.cwd = free_port(), folder, cwd or folder
         self.address = f"http://127.0.0.1:{self.port}"
         place = ["--host", "127.0.0.1", "--port", str(self.port)]
-        self.command = [sys.executable, "-m", "mlflow", *command, *place]
+        self.command = [sys.executable, "-m", module, *command, *place]
         self.health, self.process = f"{self.address}{health}", None
 
     def start(self, environment=None):
