@@ -30,7 +30,7 @@ class Postgres:
         assert installed, "PostgreSQL is missing: apt-get install postgresql"
         self.programs, self.folder, self.port = installed[-1], folder, free_port()
         self.user = "postgres" if os.geteuid() == 0 else None
-        self.uri = f"postgresql://lineup@127.0.0.1:{self.port}/postgres"
+        self.uri = f"postgresql://lineup@127.0.0.1:{self.port}"
         if self.user:
             shutil.chown(folder, self.user)
         self._run("initdb", "--no-sync", "--username", "lineup", "--pgdata", folder / "data")
@@ -43,7 +43,12 @@ class Postgres:
             self.process = subprocess.Popen(
                 [self.programs / "postgres", *options], user=self.user, stdout=log, stderr=log
             )
-        wait_for(lambda: self._run("pg_isready", "--dbname", self.uri))
+        wait_for(lambda: self._run("pg_isready", "--dbname", f"{self.uri}/postgres"))
+
+    def create(self, name: str) -> str:
+        """Make a database; return its address."""
+        self._run("createdb", "--maintenance-db", f"{self.uri}/postgres", name)
+        return f"{self.uri}/{name}"
 
     def stop(self, number: int = signal.SIGKILL) -> None:
         """End it and all its processes."""
@@ -103,7 +108,7 @@ class Team:
     def __init__(self, folder: Path, postgres: Postgres, bucket: Bucket) -> None:
         self.postgres, self.bucket = postgres, bucket
         self.server = Server(folder)
-        block = code_block("**A team**", "bash").replace(README_DATABASE, postgres.uri)
+        block = code_block("**A team**", "bash").replace(README_DATABASE, postgres.create("runs"))
         place = f"--host 127.0.0.1 --port {self.server.port} --workers 2"
         block = block.replace("mlflow server", f"exec mlflow server {place}")
         self.server.command = ["bash", "-euc", block]

@@ -16,7 +16,7 @@ ARCHITECTURES = ("linear", "mlp")
 
 
 def clone(team, source, folder):
-    """Return a clone that has the data, as a member makes it."""
+    """Return a member's clone, which has no data yet."""
     source.run("git", "clone", "--quiet", ".", str(folder))
     made = Project(folder)
     made.environment |= team.bucket.environment
@@ -42,8 +42,7 @@ def origin(team, tmp_path_factory):
 def members(team, origin, tmp_path_factory):
     """The clones of ann and bob, in which the pipeline ran at the same time."""
     found = {
-        name: clone(team, origin, tmp_path_factory.mktemp("at") / name)
-        for name in ["ann", "bob"]
+        name: clone(team, origin, tmp_path_factory.mktemp("at") / name) for name in ["ann", "bob"]
     }
     _, *daily = code_block("Each member", "bash").splitlines()
     block = "\n".join(daily).replace(README_ADDRESS, team.server.address)
@@ -136,9 +135,17 @@ def test_a_clone_restores_models_which_sync_records_where_they_are_missing(team,
 
 def test_the_cache_of_runs_spares_a_clone_the_training(team, origin, members, tmp_path):
     fresh = clone(team, origin, tmp_path / "fresh")
-    fresh.run("dvc", "pull", "--run-cache", "data/digits")
+    fresh.run("dvc", "pull", "data/digits")
     printed = fresh.run("dvc", "repro", "--pull", LINEUP_TRACKING="off").stdout
     assert "python -m stages.export" in printed and "stages.train" not in printed
     for architecture in ARCHITECTURES:
         name = f"models/{architecture}/model.safetensors"
         assert sha256(fresh.folder / name) == sha256(members["ann"].folder / name)
+
+
+def test_clones_share_a_search_in_postgresql(team, members):
+    search = ("python", "-m", "stages.search", "mlp", "--storage", team.postgres.create("studies"))
+    members["ann"].run(*search, "--trials", "1", LINEUP_TRACKING="off")
+    printed = members["bob"].run(*search, "--trials", "2", LINEUP_TRACKING="off").stdout
+    print(printed)
+    assert 0
