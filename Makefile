@@ -3,14 +3,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ENV := .venv/.complete
+SERVICES := .venv-services/.complete
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --no-emit-index-url
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-$(ENV): requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes -r requirements.lock
-	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps -e .
+define make_environment
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(@D)/bin/uv pip install --python $(@D)/bin/python --quiet --compile-bytecode --require-hashes -r $<
+	$(@D)/bin/uv pip install --python $(@D)/bin/python --quiet --no-deps -e .
 	touch $@
+endef
+
+$(ENV): requirements.lock pyproject.toml
+	$(make_environment)
+
+$(SERVICES): requirements-services.lock pyproject.toml  # dvc-s3 holds python-dateutil back
+	$(make_environment)
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -31,6 +40,9 @@ test: $(ENV)  ## everything that must hold, in under five minutes
 
 test-slow: $(ENV)  ## what takes minutes: browsers, servers, kills
 	python -m pytest -q -m slow
+
+test-services: $(SERVICES)  ## a team's servers: PostgreSQL (Debian's package), MLflow with passwords, S3
+	.venv-services/bin/python -m pytest -q -m services tests/services
 
 ui: $(ENV)  ## browse experiments and models: MLflow on http://127.0.0.1:5000
 	@echo 'Runs of the first dataset: http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning'
@@ -71,12 +83,12 @@ verify: $(ENV)  ## train MNIST with precision: portable, and compare the bytes w
 	python tests/benchmarks/portable.py
 
 lock: $(ENV)  ## choose the newest versions that fit together
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --upgrade \
-		--no-emit-index-url --extra test --extra tensorboard --extra demo pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet \
-		--no-emit-index-url --extra cluster --constraint requirements.lock pyproject.toml -o requirements-cluster.lock
+	$(LOCK) --upgrade --extra test --extra tensorboard --extra demo pyproject.toml -o requirements.lock
+	$(LOCK) --extra cluster --constraint requirements.lock pyproject.toml -o requirements-cluster.lock
+	cp requirements.lock requirements-services.lock  # uv keeps what it finds there, where it can
+	$(LOCK) --extra test --extra services pyproject.toml -o requirements-services.lock
 
 clean:  ## remove what runs made: models, evaluation, export; DVC's cache and MLflow's store stay
 	rm -rf models evaluation export data/raw data/split runs report.html dvc_plots seeds search
 
-.PHONY: help git repro test test-slow ui cluster search sync experiments report demo lint bench verify lock clean
+.PHONY: help git repro test test-slow test-services ui cluster search sync experiments report demo lint bench verify lock clean

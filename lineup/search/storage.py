@@ -30,7 +30,7 @@ def open_storage(address: str | None) -> Iterator[RDBStorage]:
     try:
         yield RDBStorage(address)
     except ImportError as error:
-        hint = "install its driver, for PostgreSQL: pip install psycopg2-binary"
+        hint = "install its driver, for PostgreSQL: pip install 'psycopg[binary]'"
         raise UserError(f"--storage {name}: {error}; {hint}") from None
     except (StorageInternalError, SQLAlchemyError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]

@@ -10,6 +10,7 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from torch import Tensor
 
 from lineup.evaluation.comparisons import mcnemar
 from lineup.files import read_json
@@ -22,6 +23,7 @@ from lineup.tracking.store import registry_lock
 
 PROMOTED_AT = "lineup.promoted_at"  # milliseconds, of the export that made a champion
 WISH = "lineup.promotion"  # milliseconds, of the export that was decided about last
+MAX_ROUNDS = 10  # of deciding again because another machine moved @champion meanwhile
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,35 @@ def promote(mirror: Mirror, version: ModelVersion) -> str:
         is_decided = "gate" in version.tags and wish["is_adopted"]
         if is_decided or int(version.tags.get(WISH, 0)) >= wish["time"]:
             return ""
-        champion = aliased(client, version.name, "champion")
-        if champion and int(champion.tags.get(PROMOTED_AT, 0)) > wish["time"]:
-            return f"version {champion.version} became the champion after this export"
-        decision = decide(client, version, champion, wish, mirror.log.evaluation / VALIDATION)
-        _move_aliases(client, version, champion, decision)
-        _write_decision(client, version, champion, decision, wish["time"])
+        decision = _settle(client, version, wish, mirror.log.evaluation / VALIDATION)
     describe_version(client, client.get_model_version(version.name, version.version), mirror.log)
     return f"{version.name} version {version.version} is the {decision.alias}: {decision.reason}"
+
+
+def _settle(
+    client: MlflowClient, version: ModelVersion, wish: dict[str, Any], validation: Path
+) -> Decision:
+    """Decide and move the alias; once more where another machine moved @champion meanwhile.
+
+    MLflow has no compare-and-set, so the alias is read just before it is moved, and at the end.
+    """
+    for _ in range(MAX_ROUNDS):
+        champion = aliased(client, version.name, "champion")
+        decision = decide(client, version, champion, wish, validation)
+        if not _is_held_by(client, version.name, champion):
+            continue
+        _move_aliases(client, version, champion, decision)
+        _write_decision(client, version, champion, decision, wish["time"])
+        if not decision.passed or _is_held_by(client, version.name, version):
+            return decision
+    raise ConnectionError(f"other machines moved @champion {MAX_ROUNDS} times meanwhile")
+
+
+def _is_held_by(client: MlflowClient, name: str, version: ModelVersion | None) -> bool:
+    """Tell whether a version is the champion; None is no version."""
+    champion = aliased(client, name, "champion")
+    numbers = [found.version if found else None for found in (champion, version)]
+    return numbers[0] == numbers[1]
 
 
 def decide(
@@ -73,6 +96,8 @@ def decide(
     """
     if champion and champion.version == candidate.version:
         return Decision(True, "it was the champion already")
+    if champion and int(champion.tags.get(PROMOTED_AT, 0)) > wish["time"]:
+        return _decide_late(candidate, champion, wish, validation)
     if wish["promote"] != "gate":
         is_forced = wish["promote"] == "always"
         return Decision(is_forced, f"export.promote is '{wish['promote']}'")
@@ -92,6 +117,35 @@ def _obstacle(candidate: ModelVersion, champion: ModelVersion) -> str:
     return "" if is_same else "was trained on another split, or on other data"
 
 
+def _decide_late(
+    candidate: ModelVersion, champion: ModelVersion, wish: dict[str, Any], validation: Path
+) -> Decision:
+    """Decide about an export that waited while a later one became champion.
+
+    It would have been the champion before, so it takes the alias from one that is worse.
+    """
+    order = f"champion version {champion.version} was exported after it"
+    is_forced = "export.promote" in champion.tags.get("gate", "")
+    if is_forced or wish["promote"] == "never" or _obstacle(candidate, champion):
+        return Decision(False, order)
+    own, other = _answers(champion, validation)
+    p_worse = mcnemar(other, own)["p_one_sided"]
+    is_worse = p_worse < wish["level"]
+    verdict = f"is {'' if is_worse else 'not '}significantly worse (p = {p_worse:.3g})"
+    return Decision(is_worse, f"{order} and {verdict}")
+
+
+def _answers(champion: ModelVersion, validation: Path) -> tuple[Tensor, Tensor]:
+    """Return what the candidate and the champion get right, bool (N,); of a regression, nearer."""
+    source = f"models:/{champion.name}/{champion.version}/extra_files/{VALIDATION}"
+    own = read_tensors(validation)
+    with tempfile.TemporaryDirectory() as temporary:
+        other = read_tensors(Path(mlflow.artifacts.download_artifacts(source, dst_path=temporary)))
+    if "correct" in own:
+        return own["correct"].bool(), other["correct"].bool()
+    return own["error"] < other["error"], other["error"] < own["error"]
+
+
 def _compare(
     client: MlflowClient,
     candidate: ModelVersion,
@@ -99,18 +153,10 @@ def _compare(
     wish: dict[str, Any],
     validation: Path,
 ) -> Decision:
-    source = f"models:/{champion.name}/{champion.version}/extra_files/{VALIDATION}"
-    own = read_tensors(validation)
-    with tempfile.TemporaryDirectory() as temporary:
-        other = read_tensors(Path(mlflow.artifacts.download_artifacts(source, dst_path=temporary)))
-    if "correct" in own:
-        test = mcnemar(own["correct"].bool(), other["correct"].bool())
-    else:  # of a regression: who is nearer
-        nearer, farther = own["error"] < other["error"], other["error"] < own["error"]
-        test = mcnemar(nearer, farther)
-    count = len(next(iter(own.values())))
+    own, other = _answers(champion, validation)
+    test = mcnemar(own, other)
     numbers = (
-        f"of {count} validation examples only it gets {test['only_a']} right, only champion "
+        f"of {len(own)} validation examples only it gets {test['only_a']} right, only champion "
         f"version {champion.version} {test['only_b']}, p = {test['p_one_sided']:.3g} in the exact "
         "McNemar test of whether it is worse"
     )
@@ -120,7 +166,8 @@ def _compare(
     accuracy = float(candidate.tags.get("val_accuracy", "nan"))
     if accuracy < best - wish["margin"]:
         far = f"more than {wish['margin']} below the best champion's {best:.4f}"
-        return Decision(False, f"validation accuracy {accuracy:.4f} is {far}")
+        stays = f"version {champion.version} stays champion"
+        return Decision(False, f"validation accuracy {accuracy:.4f} is {far}; {stays}")
     is_better = test["only_a"] > test["only_b"]
     return Decision(True, f"{'better' if is_better else 'not significantly worse'}: {numbers}")
 
@@ -145,9 +192,6 @@ def _move_aliases(
     holder = champion if decision.passed else aliased(client, version.name, decision.alias)
     if holder is None or holder.version != version.version:
         client.set_registered_model_alias(version.name, decision.alias, version.version)
-        now = aliased(client, version.name, decision.alias)
-        if now.version != version.version:
-            raise ConnectionError(f"another process moved @{decision.alias} at the same time")
     challenger = aliased(client, version.name, "challenger")
     if decision.passed and challenger and challenger.version == version.version:
         client.delete_registered_model_alias(version.name, "challenger")

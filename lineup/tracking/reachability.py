@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import requests
 
@@ -13,6 +14,11 @@ from lineup.tracking import location
 ANSWER_TIMEOUT_SECONDS = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or 5)
 DAMAGED = ("file is not a database", "disk image is malformed")  # SQLite's words
 BROKEN = {500, 502, 503, 504}  # statuses of a server that is in trouble, whatever is asked
+LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+REFUSALS = {
+    401: f"it knows no such user and password; set {LOGIN}",
+    403: f"this user may not do that; ask for the permission, or set {LOGIN} to another's",
+}
 
 
 class StoreError(Exception):
@@ -46,8 +52,28 @@ def _check(variable: str, uri: str) -> None:
 
 
 def summary(error: Exception) -> str:
-    """Return the first line of an error's text, or its type; of a damaged store what to do, too."""
+    """Return in one line why the store failed, and what to do where that is known."""
+    if refusal := REFUSALS.get(_status(error)):
+        return refusal
     text = str(error).strip() or type(error).__name__
+    if failure := _server_failure(text):
+        return failure
     line = text.splitlines()[0][:200]
     is_damaged = any(words in text for words in DAMAGED)
     return f"{line}; move it away, and make sync records all runs anew" if is_damaged else line
+
+
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status of an error of requests or MLflow, which is not imported here."""
+    if isinstance(error, requests.HTTPError):
+        return error.response.status_code
+    status = getattr(error, "get_http_status_code", None)
+    return status() if status else None
+
+
+def _server_failure(text: str) -> str:
+    """Return what a server's failure is, "" where the text is not of one."""
+    subject = "its artifact store" if "/mlflow-artifacts/" in text else "it"
+    if found := re.search(r"too many (\d+) error responses", text):
+        return f"{subject} fails with status {found[1]}"
+    return f"{subject} does not answer in time" if "Read timed out" in text else ""

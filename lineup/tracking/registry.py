@@ -198,10 +198,13 @@ def _update_tags(mirror: Mirror, version: ModelVersion, info: ModelInfo) -> None
 
 def _point_alias(client: MlflowClient, version: ModelVersion, alias: str) -> None:
     """Let @<architecture> point to its newest version; it moves only where that is another one."""
-    with registry_lock():
-        holder = aliased(client, version.name, alias)
-        if holder is None or _trained_at(holder) < _trained_at(version):
+    with registry_lock():  # other machines have locks of their own: it is read again once moved
+        while _is_older(aliased(client, version.name, alias), version):
             client.set_registered_model_alias(version.name, alias, version.version)
+
+
+def _is_older(holder: ModelVersion | None, version: ModelVersion) -> bool:
+    return holder is None or _trained_at(holder) < _trained_at(version)
 
 
 def _trained_at(version: ModelVersion) -> int:

@@ -62,9 +62,11 @@ def client_for_user() -> MlflowClient:
         hint = "run this in the project's root folder, after dvc repro or make sync"
         raise UserError(f"{file} is not here, and so no registered model; {hint}")
     try:
-        return client()
-    except StoreError as error:
-        raise UserError(f"MLflow at {location.store_uri()}: {error}") from None
+        connected = client()
+        connected.search_registered_models(max_results=1)  # a server may refuse this user
+    except (StoreError, MlflowException) as error:
+        raise UserError(f"MLflow at {location.store_uri()}: {summary(error)}") from None
+    return connected
 
 
 def _explain(error: MlflowException, uri: str) -> str:
@@ -134,5 +136,5 @@ def download(uri: str) -> Path:
         known = ", ".join(names) or "none yet: run dvc repro, or make sync after dvc pull"
         where = location.store_uri()
         raise UserError(
-            f"no model at {uri} in {where} ({summary(error)}); registered: {known}"
+            f"{uri} could not be loaded from {where} ({summary(error)}); registered: {known}"
         ) from None

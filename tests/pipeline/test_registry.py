@@ -249,6 +249,67 @@ def test_an_older_export_takes_nothing_from_a_newer_champion(registry):
     assert aliases(registry)["champion"] == 2
 
 
+def export_late(registry, correct, later, **settings):
+    """Export a model after a later export made a champion; return the gate's reason."""
+    train(later)
+    record_export("linear", GATE | settings)
+    train(correct)
+    log = RunLog(read_json(Path("models/linear/run.json"))["run_id"])
+    write_json(log.promotion_file, {"time": 1, "is_adopted": False} | GATE)
+    stage("sync")
+    return version(registry, 2).tags["gate"]
+
+
+def test_an_export_that_waited_takes_champion_from_a_later_one_that_is_worse(registry):
+    reason = export_late(registry, correct=40, later=20)
+    assert reason.startswith("champion: champion version 1 was exported after it and is signif")
+    assert aliases(registry)["champion"] == 2
+
+
+def test_an_export_that_waited_loses_to_a_later_one_that_is_as_good_and_names_it(registry):
+    reason = export_late(registry, correct=40, later=39)
+    assert reason.startswith("challenger: champion version 1 was exported after it and is not")
+    assert aliases(registry) == {"linear": 2, "champion": 1, "challenger": 2}
+
+
+def test_an_export_that_waited_takes_nothing_from_one_that_was_made_champion_by_hand(registry):
+    assert "challenger" in export_late(registry, correct=40, later=20, promote="always")
+    assert aliases(registry)["champion"] == 1
+
+
+def rival(registry, monkeypatch, number):
+    """Let another machine make a version champion right after this one did so."""
+    move = type(registry).set_registered_model_alias
+    rivals = [number]
+
+    def move_both(client, name, alias, moved):
+        move(client, name, alias, moved)
+        if alias == "champion" and rivals:
+            move(client, name, alias, rivals.pop())
+
+    monkeypatch.setattr(type(registry), "set_registered_model_alias", move_both)
+
+
+def test_who_loses_the_alias_to_another_machine_is_compared_with_its_champion(
+    registry, monkeypatch
+):
+    train(40)
+    train(20)
+    rival(registry, monkeypatch, "1")
+    assert "only champion version 1 20" in export()
+    assert aliases(registry) == {"linear": 2, "champion": 1, "challenger": 2}
+    assert version(registry, 2).tags["gate"].startswith("challenger: significantly worse")
+
+
+def test_who_is_as_good_as_another_machines_champion_takes_the_alias_back(registry, monkeypatch):
+    train(40)
+    train(40)
+    rival(registry, monkeypatch, "1")
+    assert "version 2 is the champion: not significantly worse" in export()
+    assert "champion version 1 0" in version(registry, 2).tags["gate"]
+    assert aliases(registry)["champion"] == 2
+
+
 def test_an_export_of_a_deleted_run_says_that_nothing_was_decided(registry):
     train(40)
     registry.delete_run(runs(registry)["linear"].info.run_id)

@@ -86,7 +86,7 @@ def test_registered_models_are_found_by_every_name_from_any_folder(project, tmp_
     ]
     expected, *others = [open_classifier(name).classify(images) for name in names]
     assert all((outputs == expected).all() for outputs in others)
-    with pytest.raises(UserError, match=r"no model at models:/digits@nobody .* registered: digits"):
+    with pytest.raises(UserError, match=r"models:/digits@nobody .* registered: digits"):
         open_classifier("models:/digits@nobody")
 
 
