@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -63,3 +64,15 @@ def project(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "project")
     relocate(tmp_path / "project" / "mlflow.db")
     return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def unrecorded(project):
+    """A project with data, a split and an evaluation of linear, without models, runs and store."""
+    shutil.rmtree("models/linear")
+    shutil.rmtree(".lineup")
+    shutil.rmtree("mlartifacts")
+    for path in Path().glob("mlflow.db*"):
+        path.unlink()
+    project.set(architectures=["linear"], model="linear")
+    return project

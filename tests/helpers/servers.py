@@ -74,28 +74,28 @@ def mlflow_server(folder):
 class _Broken(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
-    def __init__(self, answers):
-        self.answers, self.released = answers, threading.Event()
+    def __init__(self, status):
+        self.status, self.released = status, threading.Event()
         super().__init__(("127.0.0.1", 0), _Handler)
 
 
 class _Handler(socketserver.BaseRequestHandler):
     def handle(self):
-        if not self.server.answers:
+        if not self.server.status:
             self.server.released.wait()
             return
         self.request.recv(65536)
-        head = b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\nConnection: close\r\n\r\n"
-        self.request.sendall(head + b"oops")
+        head = f"HTTP/1.1 {self.server.status} Oops\r\nContent-Length: 4\r\nConnection: close"
+        self.request.sendall(f"{head}\r\n\r\noops".encode())
 
 
 @contextmanager
 def broken_server(kind):
-    """Yield the address of a server that refuses, hangs, or answers 500."""
+    """Yield the address of a server that refuses, hangs, or answers with a status, as "answers 500"."""
     if kind == "refuses":
         yield f"http://127.0.0.1:{free_port()}"
         return
-    with _Broken(answers=kind == "answers 500") as server:
+    with _Broken(kind.removeprefix("answers ") if kind != "hangs" else "") as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"

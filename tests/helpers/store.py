@@ -4,6 +4,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+import pandas as pd
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
@@ -32,6 +33,32 @@ def points(client, run, name):
     """Return a metric's points: step, time, value."""
     history = client.get_metric_history(run.info.run_id, name)
     return [(point.step, point.timestamp, point.value) for point in history]
+
+
+def assert_has_every_point(client, run, folder):
+    """Hold a run against its training's outputs: every epoch and step is there once."""
+    history = pd.read_csv(Path(folder) / "history.csv").set_index("epoch")
+    for name in ("train_loss", "learning_rate"):
+        found = [(step, value) for step, _, value in points(client, run, name)]
+        assert found == list(history[name].items())
+    steps = [step for step, *_ in points(client, run, "step_loss")]
+    assert steps == sorted(set(steps)) and len(steps) == 2 * len(history)
+
+
+def assert_complete(client, is_registered=True):
+    """Hold the store's only run against models/linear: every epoch and step is there once."""
+    (run,) = runs(client).values()
+    assert run.info.status == "FINISHED" and "lineup.restored" not in run.data.tags
+    assert_has_every_point(client, run, "models/linear")
+    if is_registered:
+        aliases = client.get_registered_model("digits").aliases
+        assert {name: int(number) for name, number in aliases.items()} == {
+            "linear": 1,
+            "champion": 1,
+        }
+        assert [
+            str(model.status) for model in client.search_logged_models([run.info.experiment_id])
+        ]
 
 
 def artifacts(client, run_id, folder=None):

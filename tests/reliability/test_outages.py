@@ -5,10 +5,9 @@ import shutil
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from helpers.servers import broken_server, mlflow_server, slow_server
-from helpers.store import contents, points, runs, stage, use_store
+from helpers.store import assert_complete, contents, runs, stage, use_store
 from helpers.waiting import wait_for
 from mlflow import MlflowClient
 
@@ -19,39 +18,6 @@ SETTINGS = {"promote": "gate", "level": 0.05, "margin": 0.002}
 TRAIN = ("python", "-m", "stages.train", "linear")
 LIMIT = 10  # seconds that an outage may cost a command
 slow = pytest.mark.slow
-
-
-@pytest.fixture
-def unrecorded(project):
-    """A project with data, a split and an evaluation of linear, without models, runs and store."""
-    shutil.rmtree("models/linear")
-    shutil.rmtree(".lineup")
-    shutil.rmtree("mlartifacts")
-    for path in Path().glob("mlflow.db*"):
-        path.unlink()
-    project.set(architectures=["linear"], model="linear")
-    return project
-
-
-def assert_complete(client, is_registered=True):
-    """Hold the store's only run against models/linear: every epoch and step is there once."""
-    (run,) = runs(client).values()
-    assert run.info.status == "FINISHED" and "lineup.restored" not in run.data.tags
-    history = pd.read_csv("models/linear/history.csv").set_index("epoch")
-    for name in ("train_loss", "learning_rate"):
-        found = [(step, value) for step, _, value in points(client, run, name)]
-        assert found == list(history[name].items())
-    steps = [step for step, *_ in points(client, run, "step_loss")]
-    assert steps == sorted(set(steps)) and len(steps) == 2 * len(history)
-    if is_registered:
-        aliases = client.get_registered_model("digits").aliases
-        assert {name: int(number) for name, number in aliases.items()} == {
-            "linear": 1,
-            "champion": 1,
-        }
-        assert [
-            str(model.status) for model in client.search_logged_models([run.info.experiment_id])
-        ]
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from helpers.project import ROOT, Project
+from helpers.servers import broken_server
 from helpers.store import use_store
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as MlflowStore
 
 from lineup.errors import UserError
 from lineup.tracking import location, sqlite_tables, store
-from lineup.tracking.store import StoreError
+from lineup.tracking.store import StoreError, client_for_user, download
 from lineup.tracking.store import client as connect
 
 
@@ -123,3 +124,17 @@ def test_a_store_whose_artifacts_are_elsewhere_on_purpose_is_left_as_it_is(tmp_p
     elsewhere.rmdir()  # the store was moved here from there
     sqlite_tables.relocate(tmp_path / "mlflow.db")
     assert ask("SELECT artifact_location FROM experiments") == [(f"{tmp_path}/mlartifacts/0",)]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(401, "it knows no such user and password"), (403, "this user may not do that")],
+)
+def test_a_server_that_refuses_somebody_is_an_error_that_says_what_to_set(
+    status, reason, monkeypatch
+):
+    with broken_server(f"answers {status}") as address:
+        use_store(monkeypatch, address)
+        for ask_server in (client_for_user, lambda: download("models:/digits@champion")):
+            with pytest.raises(UserError, match=f"{reason}.* set MLFLOW_TRACKING_USERNAME and"):
+                ask_server()
