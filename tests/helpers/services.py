@@ -116,6 +116,7 @@ class Team:
     def start(self) -> None:
         """Start MLflow and make the accounts."""
         environment = Project(Path.cwd()).environment | self.bucket.environment
+        environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven processes, unused
         self.server.start(environment)
         program = code_block("**A team**", "python").replace(README_ADDRESS, self.server.address)
         exec(program, {})
