@@ -18,7 +18,7 @@ endef
 $(ENV): requirements.lock pyproject.toml
 	$(make_environment)
 
-$(SERVICES): requirements-services.lock pyproject.toml  # boto3 has other wishes than the rest
+$(SERVICES): requirements-services.lock pyproject.toml  # dvc-s3 holds python-dateutil back
 	$(make_environment)
 
 help:  ## list the targets
