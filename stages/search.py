@@ -19,6 +19,7 @@ def main(
     architecture: Annotated[str, typer.Argument(help="One of those with ranges in params.yaml.")],
     trials: Annotated[int, typer.Option(min=1, help="How many the study shall have.")] = 40,
     minutes: Annotated[float, typer.Option(min=0.01, help="When to stop before that.")] = 20,
+    jobs: Annotated[int, typer.Option(min=1, help="How many at a time, on a cluster.")] = 1,
     storage: Annotated[
         str | None,
         typer.Option(help="A database that several machines share: postgresql://user@host/name"),
@@ -46,8 +47,8 @@ def main(
         recorder = stack.enter_context(search.recorder()) if enabled() else None
         is_interrupted = False
         try:
-            search.run(trials, minutes, recorder)
-        except (Interrupted, KeyboardInterrupt):
+            search.run(trials, minutes, recorder, jobs)
+        except Interrupted:
             is_interrupted = True
         folder = SEARCH / architecture
         best = report(search.study, search.monitor, folder)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from helpers.project import Project, make_project
 from hypothesis import settings
 
 from lineup.tracking.sqlite_tables import relocate
+
+collect_ignore = [] if find_spec("boto3") else ["services"]  # which have their own environment
 
 settings.register_profile("default", max_examples=300, derandomize=True)
 settings.register_profile("long", max_examples=10_000, derandomize=False)

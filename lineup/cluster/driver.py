@@ -37,10 +37,16 @@ MOST_LOSSES = 3  # of workers, without a state between them
 MOST_BUNDLES = 8  # on their way
 
 
-@cache
 def connect() -> Cluster:
-    """Return the cluster that LINEUP_RAY names; UserError where there is none."""
-    resources, address = _resources(), os.environ["LINEUP_RAY"]
+    """Return a way to the cluster that LINEUP_RAY names; UserError where there is none."""
+    resources = _resources()
+    _join(os.environ["LINEUP_RAY"])
+    return Cluster(resources)
+
+
+@cache
+def _join(address: str) -> None:
+    """Make this process a driver of the cluster, once."""
     ray._private.worker.print_to_stdstream = lambda *_, **__: None  # twenty lines for a lost node
     host, _, port = address.rpartition(":")
     try:
@@ -60,7 +66,6 @@ def connect() -> Cluster:
         raise UserError(
             f"LINEUP_RAY={address}: {reason}; `ray status --address {address}` says what is there"
         ) from None
-    return Cluster(resources)
 
 
 def _resources() -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import optuna
@@ -22,8 +24,10 @@ from lineup.errors import UserError
 from lineup.paths import state_dir
 from lineup.search.space import Space
 from lineup.search.trial import Outcome, TrialRunner
+from lineup.search.workers import work_at_once
 from lineup.tracking.search_recorder import SearchRecorder
 from lineup.training.checkpoints import fingerprint
+from lineup.training.interruption import Interruption
 from lineup.training.session import Interrupted
 from lineup.training.setup import Setup, set_up
 
@@ -51,6 +55,9 @@ class Search:
             pruner=optuna.pruners.SuccessiveHalvingPruner(**RUNGS),
             load_if_exists=True,
         )
+        self.setup.events.close()  # of this one nothing is trained
+        self.turn = threading.Lock()  # of threads that ask and tell
+        self.at_work: set[int] = set()  # numbers of trials
         self.lock_file = state_dir() / "search" / f"{self.study.study_name}.lock"
 
     @property
@@ -80,46 +87,75 @@ class Search:
         ranges = {key: str(limits) for key, limits in self.space.ranges.items()}
         return SearchRecorder(run_id, self.setup, self.space.params, ranges, self.lock_file)
 
-    def run(self, trials: int, minutes: float, recorder: SearchRecorder | None) -> None:
-        """Try settings until the study has `trials` of them or time is up; raises Interrupted."""
+    def run(
+        self, trials: int, minutes: float, recorder: SearchRecorder | None, jobs: int = 1
+    ) -> None:
+        """Try settings until the study has `trials` of them or time is up; raises Interrupted.
+
+        On a cluster `jobs` are tried at a time.
+        """
+        if jobs > 1 and not self.setup.machine.node:
+            raise UserError("this machine tries one at a time; for --jobs set LINEUP_RAY")
         current = self.space.current()
         if current and not self.study.trials:
             self.study.enqueue_trial(current)
         deadline = time.monotonic() + 60 * minutes
-        with progress(unit="images") as bar:
-            runner = TrialRunner(self.space, bar, deadline, recorder)
-            while self._taken() < trials and time.monotonic() < deadline:
-                if Split.read().digest != self.setup.split.digest:
-                    raise UserError("the data have changed since this search began; run it again")
-                try:
-                    self._try(self._ask(), runner)
-                except Interrupted:
-                    if time.monotonic() < deadline:
-                        raise
+        with Interruption() as interruption, progress(unit="images") as bar:
+            runner = TrialRunner(self.space, bar, interruption, deadline, recorder, self.turn)
+            try:
+                if self.setup.machine.node:
+                    work_at_once(jobs, lambda: self._work(trials, runner), interruption, deadline)
+                else:
+                    self._work(trials, runner)
+            except Interrupted:
+                if time.monotonic() < deadline:
+                    raise
+
+    def _work(self, trials: int, runner: TrialRunner) -> None:
+        """Try one setting after the other."""
+        while time.monotonic() < runner.deadline:
+            if Split.read().digest != self.setup.split.digest:
+                raise UserError("the data have changed since this search began; run it again")
+            with self.turn:
+                if self._taken() >= trials:
+                    return
+                trial, settings = self._draw()
+                self.at_work.add(trial.number)
+            try:
+                self._try(trial, settings, runner)
+            finally:
+                self.at_work.remove(trial.number)
 
     def _taken(self) -> int:
-        """Return how many trials are finished, or in the hands of other machines."""
+        """Return how many trials are finished, or at work here or on other machines."""
         trials = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING, *FINISHED])
-        return sum(trial.state in FINISHED or not self._is_ours(trial) for trial in trials)
+        return sum(trial.state in FINISHED or not self._is_left(trial) for trial in trials)
 
-    def _is_ours(self, trial: FrozenTrial) -> bool:
-        return trial.user_attrs.get("owner") == self.owner
+    def _is_left(self, trial: FrozenTrial) -> bool:
+        """Tell whether a trial that runs is one of ours that was interrupted."""
+        is_ours = trial.user_attrs.get("owner") == self.owner
+        return is_ours and trial.number not in self.at_work
 
     def _ask(self) -> optuna.Trial:
         """Return a trial of ours that was interrupted, else a new one."""
         for found in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            if self._is_ours(found):
+            if self._is_left(found):
                 return optuna.Trial(self.study, found._trial_id)
         trial = self.study.ask()
         trial.set_user_attr("owner", self.owner)
         return trial
 
-    def _try(self, trial: optuna.Trial, runner: TrialRunner) -> None:
-        """Draw settings, train with them, and tell the study how good they are."""
-        start = time.monotonic()
+    def _draw(self) -> tuple[optuna.Trial, dict[str, Any]]:
+        """Return a trial and its settings."""
+        trial = self._ask()
         self.study.sampler = self._sampler(trial.number)
         settings = self.space.draw(trial)
         trial.set_user_attr("settings", json.dumps(settings))
+        return trial, settings
+
+    def _try(self, trial: optuna.Trial, settings: dict[str, Any], runner: TrialRunner) -> None:
+        """Train with settings, and tell the study how good they are."""
+        start = time.monotonic()
         try:
             outcome = self._known(trial) or runner.train(trial, settings)
         except Interrupted:
@@ -128,7 +164,8 @@ class Search:
             self.study.tell(trial, state=TrialState.FAIL)  # so that it is not tried for ever
             raise
         trial.set_user_attr("seconds", time.monotonic() - start)
-        self._tell(trial, outcome, runner.recorder)
+        with self.turn:
+            self._tell(trial, outcome, runner.recorder)
         words = ", ".join(f"{key} {value}" for key, value in settings.items())
         typer.echo(f"trial {trial.number}: {outcome.text} · {words}")
 

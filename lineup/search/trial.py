@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,19 @@ class TrialRunner:
 
     space: Space
     bar: Progress
+    interruption: Interruption
     deadline: float  # by time.monotonic()
     recorder: SearchRecorder | None
+    turn: threading.Lock  # of threads that ask, tell or record
+    setting_up: threading.Lock = field(default_factory=threading.Lock)
 
     def train(self, trial: optuna.Trial, settings: dict[str, Any]) -> Outcome:
         """Train, going on where a trial was interrupted; raises Interrupted."""
         reset_threads()
         folder = None
         try:
-            setup = set_up(self.space.changed(settings), self.space.architecture)
+            with self.setting_up:  # all draw their weights from one generator
+                setup = set_up(self.space.changed(settings), self.space.architecture)
             owner = {"study": trial.study.study_name, "trial": trial.number}
             checkpoint = Checkpoint(fingerprint(setup.config | owner))
             folder = checkpoint.folder
@@ -70,13 +75,15 @@ class TrialRunner:
             checkpoint.resume(setup.trainer)
             listeners: list[Listener] = []
             if self.recorder:
-                recorder = self.recorder.trial(trial.number, setup, self.space.params, checkpoint)
+                with self.turn:
+                    recorder = self.recorder.trial(
+                        trial.number, setup, self.space.params, checkpoint
+                    )
                 listeners.append(stack.enter_context(recorder))
-            interruption = stack.enter_context(Interruption())
-            watch = stack.enter_context(_Watch(trial, setup.trainer, self, interruption))
+            watch = stack.enter_context(_Watch(trial, setup.trainer, self))
             listeners.append(watch)  # it prunes
             try:
-                drive(setup.events, setup.trainer, checkpoint, listeners, interruption)
+                drive(setup.events, setup.trainer, checkpoint, listeners, self.interruption)
             except optuna.TrialPruned:
                 return watch.rows, True
         return watch.rows, False
@@ -90,15 +97,8 @@ def readable(score: float, monitor: str) -> str:
 class _Watch:
     """Shows how far a trial is, reports its epochs, and ends it when it lags or time is up."""
 
-    def __init__(
-        self,
-        trial: optuna.Trial,
-        trainer: Trainer,
-        runner: TrialRunner,
-        interruption: Interruption,
-    ) -> None:
+    def __init__(self, trial: optuna.Trial, trainer: Trainer, runner: TrialRunner) -> None:
         self.trial, self.trainer, self.runner = trial, trainer, runner
-        self.interruption = interruption
         self.rows = [*trainer.progress.history]  # of a cluster, more than the trainer knows yet
 
     def __enter__(self) -> _Watch:
@@ -113,7 +113,7 @@ class _Watch:
     def record(self, event: Event) -> None:
         """Show a step; report an epoch, and raise TrialPruned if the trial shall end with it."""
         if time.monotonic() > self.runner.deadline:
-            self.interruption.requested = True
+            self.runner.interruption.requested = True
         match event:
             case Step(examples):
                 self.runner.bar.advance(self.task, examples)

@@ -107,8 +107,8 @@ def _is_scored(log: RunLog) -> bool:
 def adopt_outputs(params: Params) -> None:
     """Make run folders for results that came from elsewhere, say by `dvc pull`."""
     for name in params.architectures:
-        if not (MODELS / name / RUN_JSON).exists():
-            continue
+        if not all((MODELS / name / file).exists() for file in (RUN_JSON, HISTORY)):
+            continue  # no training, or another one that began and has not ended
         log = _run_log(name)
         if not _is_same(EVALUATION / name, name):
             continue

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from helpers.cluster import ADDRESS, HEAD, NODE, RayCluster, is_possible
 from helpers.readme import README
@@ -210,9 +212,30 @@ def test_portable_is_portable_there_too(far, cluster):
 
 def test_a_search_ends_trials_that_lag_there_too(far, cluster):
     far.set(train__epochs=9, search={"linear": {"learning_rate": {"log": [1e-6, 0.1]}}})
-    search = ("python", "-m", "stages.search", "linear", "--trials", "8")
-    output = far.start(*cluster.inside(*search), **OFF).output()
-    assert ", ended after " in output and output.count("trial ") >= 8
+    node = cluster.add_node()
+    search = ("python", "-m", "stages.search", "linear", "--trials", "10", "--jobs", "2")
+    searching = far.start(*cluster.inside(*search))
+    wait_for(lambda: len(cluster.workers()) == 2)
+    output = searching.output()
+    node.kill()
+    assert ", ended after " in output
+    told = sorted(re.findall(r"^trial (\d+): ", output, re.M), key=int)
+    assert told == [str(number) for number in range(10)]  # each once
+    table = pd.read_csv("search/linear/trials.csv")
+    assert list(table["trial"]) == list(range(10))
+    assert far.run(*search[:-2], LINEUP_RAY="").stdout.count("trial ") == 0  # nothing is left
+
+
+def test_a_search_hears_ctrl_c_while_a_trial_waits_for_a_node(far, cluster):
+    far.set(search={"linear": {"learning_rate": {"log": [1e-6, 0.1]}}})
+    search = ("python", "-m", "stages.search", "linear", "--trials", "4", "--jobs", "2")
+    searching = far.start(*cluster.inside(*search), **OFF)
+    wait_for(has_saved)
+    searching.process.send_signal(signal.SIGINT)
+    searching.process.wait(60)
+    output = searching.output(130)
+    assert "interrupted; the same command goes on there" in output and "Traceback" not in output
+    wait_for(lambda: not cluster.workers(), 10)
 
 
 def test_the_readme_starts_such_a_cluster():
