@@ -43,7 +43,7 @@ def lacks_memory(error: Exception) -> bool:
     """Tell whether a library raised this, or what it wrapped, because the memory is too small."""
     if isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY_WORDS):
         return True
-    cause = error.__cause__ or error.__context__
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return isinstance(cause, Exception) and lacks_memory(cause)
 
 

@@ -18,11 +18,12 @@ from lineup.paths import VALIDATION
 from lineup.tensors import read_tensors
 from lineup.tracking.mirror import Mirror
 from lineup.tracking.registry import aliased, describe_version
-from lineup.tracking.run_log import RunLog
+from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import registry_lock
 
 PROMOTED_AT = "lineup.promoted_at"  # milliseconds, of the export that made a champion
 WISH = "lineup.promotion"  # milliseconds, of the export that was decided about last
+MOST_AHEAD = 3_600_000  # milliseconds, of another machine's clock
 MAX_ROUNDS = 10  # of deciding again because another machine moved @champion meanwhile
 
 
@@ -72,6 +73,7 @@ def _settle(
         _move_aliases(client, version, champion, decision)
         _write_decision(client, version, champion, decision, wish["time"])
         if not decision.passed or _is_held_by(client, version.name, version):
+            client.set_model_version_tag(version.name, version.version, WISH, str(wish["time"]))
             return decision
     raise ConnectionError(f"other machines moved @champion {MAX_ROUNDS} times meanwhile")
 
@@ -96,7 +98,8 @@ def decide(
     """
     if champion and champion.version == candidate.version:
         return Decision(True, "it was the champion already")
-    if champion and int(champion.tags.get(PROMOTED_AT, 0)) > wish["time"]:
+    promoted_at = int(champion.tags.get(PROMOTED_AT, 0)) if champion else 0
+    if wish["time"] < promoted_at < now_ms() + MOST_AHEAD:  # else another machine's clock is wrong
         return _decide_late(candidate, champion, wish, validation)
     if wish["promote"] != "gate":
         is_forced = wish["promote"] == "always"
@@ -206,7 +209,7 @@ def _write_decision(
 ) -> None:
     """Keep on the version what was decided, and in the model how good its best champion was."""
     stays = champion is not None and champion.version == version.version
-    tags = {WISH: str(time)}
+    tags = {}
     if not stays or "gate" not in version.tags:
         tags["gate"] = f"{decision.alias}: {decision.reason}"
     if decision.passed:

@@ -53,9 +53,11 @@ def _check(variable: str, uri: str) -> None:
 
 def summary(error: Exception) -> str:
     """Return in one line why the store failed, and what to do where that is known."""
+    text = str(error).strip() or type(error).__name__
+    if "Invalid Host header" in text:
+        return "it does not know itself by this name; start it with --allowed-hosts"
     if refusal := REFUSALS.get(_status(error)):
         return refusal
-    text = str(error).strip() or type(error).__name__
     if failure := _server_failure(text):
         return failure
     line = text.splitlines()[0][:200]
@@ -66,7 +68,7 @@ def summary(error: Exception) -> str:
 def _status(error: Exception) -> int | None:
     """Return the HTTP status of an error of requests or MLflow, which is not imported here."""
     if isinstance(error, requests.HTTPError):
-        return error.response.status_code
+        return getattr(error.response, "status_code", None)
     status = getattr(error, "get_http_status_code", None)
     return status() if status else None
 

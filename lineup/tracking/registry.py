@@ -29,6 +29,7 @@ from lineup.tracking.points import log_metrics, to_metrics
 from lineup.tracking.run_log import RunLog
 from lineup.tracking.store import registry_lock
 
+MAX_ROUNDS = 10  # of moving an alias that other machines move meanwhile
 TRAINED_AT = "lineup.trained_at"  # milliseconds
 READY = "READY"
 
@@ -199,7 +200,9 @@ def _update_tags(mirror: Mirror, version: ModelVersion, info: ModelInfo) -> None
 def _point_alias(client: MlflowClient, version: ModelVersion, alias: str) -> None:
     """Let @<architecture> point to its newest version; it moves only where that is another one."""
     with registry_lock():  # other machines have locks of their own: it is read again once moved
-        while _is_older(aliased(client, version.name, alias), version):
+        for _ in range(MAX_ROUNDS):
+            if not _is_older(aliased(client, version.name, alias), version):
+                break
             client.set_registered_model_alias(version.name, alias, version.version)
 
 

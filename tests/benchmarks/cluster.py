@@ -9,6 +9,7 @@ The cluster lies in a network of its own on this machine: a head without cores, 
 
 import random
 import re
+import resource
 import statistics
 import sys
 import tempfile
@@ -62,16 +63,20 @@ def forget(project: Project) -> None:
     project.run("rm", "-rf", "models", ".lineup/checkpoints", ".lineup/runs")
 
 
-def seconds_of(project: Project, *command: str, **environment: str) -> tuple[float, float]:
-    """Train; return the seconds from the end of the first epoch to the last one's, and all others."""
+def seconds_of(project: Project, *command: str, **environment: str) -> tuple[float, float, float]:
+    """Train; return the seconds from the end of the first epoch to the last one's, and all others.
+
+    The third number is the time that processors here spent on it.
+    """
     forget(project)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     project.run(*command, **environment)
-    whole = time.perf_counter() - start
+    whole, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    computed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     (log,) = project.folder.glob(".lineup/runs/*/points.jsonl")
     times = [int(re.search(r'"time": (\d+)', line)[1]) for line in log.open() if "val_loss" in line]
     loop = (times[-1] - times[0]) / 1000
-    return loop, whole - loop
+    return loop, whole - loop, computed
 
 
 @app.command()
@@ -91,12 +96,13 @@ def overhead(rounds: int = 3, architecture: str = "mlp", epochs: int = 90) -> No
             far = seconds_of(project, *cluster.inside(*command), **cluster.environment)
             found["far"].append(far)
             print({where: pairs[-1] for where, pairs in found.items()}, flush=True)
-    loops, around = (
-        {where: statistics.median(pair[part] for pair in pairs) for where, pairs in found.items()}
-        for part in (0, 1)
+    loops, around, computed = (
+        {where: statistics.median(one[part] for one in all_) for where, all_ in found.items()}
+        for part in (0, 1, 2)
     )
     print(f"loop: {loops['near']:.1f} s near, far ÷ near {loops['far'] / loops['near']:.3f}")
     print(f"around it: {around['near']:.1f} s near, {around['far'] - around['near']:+.1f} s far")
+    print(f"processors of the driver: {computed['far']:.1f} s, with MLflow's mirror")
 
 
 @app.command()

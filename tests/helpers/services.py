@@ -17,7 +17,8 @@ from helpers.readme import code_block
 from helpers.servers import Server, free_port
 from helpers.waiting import wait_for
 
-README_ADDRESS = "http://localhost:5000"
+README_ADDRESS = "http://localhost:5000"  # on the server
+README_PROXY = "https://mlflow.example.org"  # elsewhere
 README_DATABASE = "postgresql://lineup:secret@localhost/lineup"
 ADMIN = ("admin", "long-and-secret")  # of the README
 
@@ -29,6 +30,7 @@ class Postgres:
         installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
         assert installed, "PostgreSQL is missing: apt-get install postgresql"
         self.programs, self.folder, self.port = installed[-1], folder, free_port()
+        self.process = None
         self.user = "postgres" if os.geteuid() == 0 else None
         self.uri = f"postgresql://lineup@127.0.0.1:{self.port}"
         if self.user:
@@ -52,6 +54,8 @@ class Postgres:
 
     def stop(self, number: int = signal.SIGKILL) -> None:
         """End it and all its processes."""
+        if self.process is None or self.process.poll() is not None:
+            return
         processes = psutil.Process(self.process.pid).children()
         self.process.send_signal(number)
         self.process.wait(60)
@@ -89,8 +93,10 @@ class Bucket:
     def gone(self):
         """Let it be dead for a while, and come back empty."""
         self.server.stop()
-        yield
-        self.start()
+        try:
+            yield
+        finally:
+            self.start()
 
     @contextmanager
     def full(self):
@@ -98,8 +104,10 @@ class Bucket:
         pid = self.server.process.pid
         soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (500, hard))
-        yield
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+        try:
+            yield
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Team:
@@ -111,6 +119,7 @@ class Team:
         block = code_block("**A team**", "bash").replace(README_DATABASE, postgres.create("runs"))
         place = f"--host 127.0.0.1 --port {self.server.port} --workers 2"
         block = block.replace("mlflow server", f"exec mlflow server {place}")
+        block = block.replace(":5000", f":{self.server.port}")
         self.server.command = ["bash", "-euc", block]
 
     def start(self) -> None:
@@ -145,10 +154,10 @@ def started_team(folder: Path):
         for each in folders:
             each.mkdir()
         postgres, bucket = Postgres(folders[0]), Bucket(folders[1])
-        postgres.start()
         stack.callback(postgres.stop)
-        bucket.start()
+        postgres.start()
         stack.callback(bucket.server.stop)
+        bucket.start()
         team = Team(folders[2], postgres, bucket)
         stack.callback(team.server.stop)
         team.start()

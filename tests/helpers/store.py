@@ -56,9 +56,8 @@ def assert_complete(client, is_registered=True):
             "linear": 1,
             "champion": 1,
         }
-        assert [
-            str(model.status) for model in client.search_logged_models([run.info.experiment_id])
-        ]
+        models = client.search_logged_models([run.info.experiment_id])
+        assert models and {str(model.status) for model in models} == {"READY"}
 
 
 def artifacts(client, run_id, folder=None):

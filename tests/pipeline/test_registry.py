@@ -277,6 +277,24 @@ def test_an_export_that_waited_takes_nothing_from_one_that_was_made_champion_by_
     assert aliases(registry)["champion"] == 1
 
 
+def test_a_decision_that_broke_off_is_made_by_the_next_sync(registry, monkeypatch):
+    answers = iter([True])  # then the server fails
+
+    def is_held_by(*_):
+        if next(answers, False):
+            return True
+        raise ConnectionError("gone")
+
+    train(40)
+    with monkeypatch.context() as patch:
+        patch.setattr("lineup.tracking.promotion._is_held_by", is_held_by)
+        assert "nothing is lost, make sync asks the gate later" in export()
+    assert "lineup.promotion" not in version(registry, 1).tags
+    stage("sync")
+    assert int(version(registry, 1).tags["lineup.promotion"]) > 0
+    assert aliases(registry) == {"linear": 1, "champion": 1}
+
+
 def rival(registry, monkeypatch, number):
     """Let another machine make a version champion right after this one did so."""
     move = type(registry).set_registered_model_alias

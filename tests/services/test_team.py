@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.project import ROOT, Project, make_project
 from helpers.readme import code_block
-from helpers.services import README_ADDRESS
+from helpers.services import README_PROXY
 from helpers.store import assert_has_every_point
 from safetensors.numpy import load_file
 
@@ -47,7 +47,7 @@ def members(team, origin, tmp_path_factory):
         name: clone(team, origin, tmp_path_factory.mktemp("at") / name) for name in ["ann", "bob"]
     }
     _, *daily = code_block("Each member", "bash").splitlines()
-    block = "\n".join(daily).replace(README_ADDRESS, team.server.address)
+    block = "\n".join(daily).replace(README_PROXY, team.server.address)
     for project in found.values():
         project.run("dvc", "pull", "data/digits")
     found["bob"].set(seed=4)

@@ -23,8 +23,10 @@ def test_postgresql_that_is_killed_and_restarted_during_a_training(team, client,
     training = unrecorded.start(*TRAIN, **team.account("ann"))
     wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics)
     team.postgres.stop()
-    wait_for(lambda: "training goes on" in training.file.read_text())
-    team.postgres.start()
+    try:
+        wait_for(lambda: "training goes on" in training.file.read_text())
+    finally:
+        team.postgres.start()
     assert training.output().count("fails (") == 1
     unrecorded.run(*SYNC, **team.account("ann"))
     assert_complete(client, is_registered=False)
