@@ -43,7 +43,11 @@ def test_two_at_a_time_are_as_one_by_one_and_dvc_has_nothing_left_to_train(jobs)
 def test_make_repro_takes_the_number_of_jobs():
     lines = {
         jobs: subprocess.run(
-            ["make", "--dry-run", "repro", jobs], cwd=ROOT, capture_output=True, text=True
+            ["make", "--dry-run", "--no-print-directory", "repro", jobs],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"]},  # not that of a make which runs the tests
+            capture_output=True,
+            text=True,
         ).stdout.splitlines()
         for jobs in ("JOBS=3", "JOBS=1", "JOBS=")
     }

@@ -91,6 +91,7 @@ def test_of_a_regression_the_lowest_loss_is_the_best(project):
 def test_a_killed_search_goes_on_with_the_trial_that_it_was_at(project):
     project.set(search={"mlp": RANGES}, train__epochs=40, train__batch_size=2)
     started = project.start(*SEARCH, "mlp", "--trials", "3")
+    wait_for(lambda: list(Path(".lineup/search").glob("mlp-*.lock")))  # the storage is made
     wait_for(lambda: len(trials()[0].intermediate_values) > 3)
     started.process.send_signal(signal.SIGKILL)
     started.process.wait()

@@ -76,8 +76,8 @@ def test_where_the_mirror_was_killed_too_the_next_command_closes_the_run(command
 @pytest.mark.slow
 def test_an_error_behind_the_loop_fails_the_run_and_leaves_no_model_pending(long_training):
     long_training.set(train__epochs=2)
-    shutil.rmtree("models/linear")
-    Path("models/linear").write_text("in the way of the outputs")
+    Path("models/linear/model.safetensors").unlink()
+    Path("models/linear/model.safetensors").mkdir()  # in the way of the outputs
     result = long_training.run(*TRAIN, check=False)
     assert result.returncode != 0
     run = run_of(long_training)
@@ -85,7 +85,7 @@ def test_an_error_behind_the_loop_fails_the_run_and_leaves_no_model_pending(long
     client = long_training.client()
     models = client.search_logged_models([run.info.experiment_id])
     assert {str(model.status) for model in models} == {"READY"}  # of the trainings before
-    Path("models/linear").unlink()
+    Path("models/linear/model.safetensors").rmdir()
     long_training.run(*TRAIN)
     run = run_of(long_training)
     assert run.info.status == "FINISHED" and "lineup.error" not in run.data.tags
