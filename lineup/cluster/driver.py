@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,7 @@ ENVIRONMENT = {
     "THP_MEM_ALLOC_ENABLE": "1",  # as lineup.cli sets it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # no GPU but those that were asked for
 }
+LEFT_OUT = shutil.ignore_patterns("__pycache__")
 DATA = (paths.raw("train"), paths.INDICES)
 PIECE = 2**26  # bytes, sent at once
 SECONDS_TO_CONNECT = 5.0
@@ -52,15 +56,15 @@ def _join(address: str) -> None:
     try:
         if port.isdecimal():  # Ray itself waits for two minutes, and ends this process
             socket.create_connection((host, int(port)), SECONDS_TO_CONNECT).close()
-        ray.init(
-            address,
-            runtime_env={
-                "py_modules": [str(paths.CODE / "lineup")],
-                "env_vars": ENVIRONMENT,
-            },
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        with tempfile.TemporaryDirectory() as folder:  # as py_modules, the code of a node that has
+            # this project's path would run in place of this one
+            shutil.copytree(paths.CODE / "lineup", Path(folder, "lineup"), ignore=LEFT_OUT)
+            ray.init(
+                address,
+                runtime_env={"working_dir": folder, "env_vars": ENVIRONMENT},
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().replace("\n", " ")
         raise UserError(

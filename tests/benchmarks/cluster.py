@@ -34,9 +34,9 @@ SENDING = """
 import sys, time
 from lineup import paths
 from lineup.cluster.driver import connect
-from lineup.params import Train
+from lineup.params import load_params
 cluster = connect()
-cluster.prepare(Train())
+cluster.prepare(load_params().recipe("mlp")[0])
 start = time.perf_counter()
 list(cluster._send_data("first"))
 middle = time.perf_counter()
