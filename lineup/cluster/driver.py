@@ -173,8 +173,7 @@ class Cluster:
         raise ClusterError(f"the cluster has no working node: {reason}")
 
     def _prepare_worker(self, recipe: Train) -> Generator[Event, None, Machine]:
-        if self.worker is None:
-            self.worker = Worker.options(scheduling_strategy="SPREAD", **self.resources).remote()
+        self.worker = Worker.options(scheduling_strategy="SPREAD", **self.resources).remote()
         machine = self.worker.prepare.remote(recipe)
         began, has_said = time.monotonic(), False
         while not _is_there(machine):

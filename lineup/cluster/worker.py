@@ -42,9 +42,8 @@ class Worker:
         """Return what this node makes of the settings that leave something to it."""
         if recipe.precision == "portable":
             limit_instructions()
-        from lineup.training.device import prepare_machine, reset_threads  # torch
+        from lineup.training.device import prepare_machine  # torch
 
-        reset_threads()
         return replace(prepare_machine(recipe), node=socket.gethostname())
 
     def lock_data(self, name: str) -> bool:

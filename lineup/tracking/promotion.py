@@ -17,14 +17,13 @@ from lineup.files import read_json
 from lineup.paths import VALIDATION
 from lineup.tensors import read_tensors
 from lineup.tracking.mirror import Mirror
-from lineup.tracking.registry import aliased, describe_version
+from lineup.tracking.registry import MAX_ROUNDS, aliased, describe_version
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import registry_lock
 
 PROMOTED_AT = "lineup.promoted_at"  # milliseconds, of the export that made a champion
 WISH = "lineup.promotion"  # milliseconds, of the export that was decided about last
 MOST_AHEAD = 3_600_000  # milliseconds, of another machine's clock
-MAX_ROUNDS = 10  # of deciding again because another machine moved @champion meanwhile
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,8 @@ def describe_run(
     tags |= {"hardware": setup.machine.hardware, "node": setup.machine.node}
     tags |= {"architecture": setup.architecture, "lineup.lock": str(lock_file)}
     tags |= {"sha256.train": dataset.digests["train"], "sha256.split": setup.split.digest}
-    tags["settings"] = fingerprint(config | {"seed": None, "processor": None})[
-        :8
-    ]  # equal but for these
+    alike = config | {"seed": None, "processor": None}
+    tags["settings"] = fingerprint(alike)[:8]  # of runs that are equal but for these
     tags["git_dirty"] = lineage.TOO_LARGE if patch is None else str(bool(patch)).lower()
     sections = {"data": params.data.model_dump(), "split": params.split.model_dump()}
     shaping = {key: config[key] for key in ("seed", "hyperparameters", "pretrained")}

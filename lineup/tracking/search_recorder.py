@@ -75,9 +75,8 @@ class TrialRecorder(RunWriter):
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if (
-            error is None and self.setup.trainer.progress.history
-        ):  # MLflow shows the last values: here those that the trial is judged by
-            progress = self.setup.trainer.progress
+        progress = self.setup.trainer.progress
+        if error is None and progress.history:
+            # MLflow shows the last values: here those that the trial is judged by
             self.log.add_point(progress.epoch, progress.best_scores)
         self.log.set_status(*how_it_ended(error))
