@@ -75,10 +75,10 @@ class RayCluster:
             if WORKER in " ".join(child.cmdline())
         ]
 
-    def node_of_training(self) -> psutil.Process:
-        """Wait for a training; return the raylet of its node."""
+    def worker(self) -> psutil.Process:
+        """Wait for the one training that runs; return its process, whose parent is its raylet."""
         (worker,) = wait_for(self.workers)
-        return worker.parent()
+        return worker
 
     def close(self) -> None:
         """End every process, and remove the files."""

@@ -96,11 +96,10 @@ def test_two_trainings_at_once_are_as_here_and_so_is_what_mlflow_knows(far, clus
 
 def test_a_node_dies_and_another_goes_on_to_the_same_bytes(far, cluster, undisturbed):
     expected = near(far, undisturbed)
-    training = far.train()
-    node = cluster.node_of_training()
     cluster.add_node()
+    training = far.train()
     wait_for(has_saved)
-    node.kill()
+    cluster.worker().parent().kill()
     output = training.output()
     assert digests() == expected
     assert output.count("is lost") == 1
@@ -148,10 +147,13 @@ def test_it_waits_for_a_node_that_joins_later(far, cluster):
 def test_a_node_that_computes_otherwise_is_not_taken_for_a_lost_one(far, cluster, undisturbed):
     expected = near(far, undisturbed)
     training = far.train(**OFF)
-    node = cluster.node_of_training()
+    wait_for(lambda: ": epoch 1/" in training.file.read_text())
+    worker = cluster.worker()
+    worker.suspend()  # it would be done before the other node is there
     older = cluster.add_node(ATEN_CPU_CAPABILITY="default")
+    worker.resume()
     wait_for(has_saved)
-    node.kill()
+    worker.parent().kill()
     wait_for(lambda: "would compute otherwise" in training.file.read_text())
     cluster.add_node()
     output = training.output()
