@@ -66,7 +66,7 @@ def _join(address: str) -> None:
                 logging_level="ERROR",
             )
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().replace("\n", " ")
+        reason = " ".join(str(error).split())
         raise UserError(
             f"LINEUP_RAY={address}: {reason}; `ray status --address {address}` says what is there"
         ) from None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,11 +64,20 @@ def classify(
 def _read(
     classifier: Classifier, sources: Sequence[Source], errors: list[str]
 ) -> Iterator[tuple[Source, np.ndarray]]:
-    for source in sources:
+    """Yield the pictures that can be read, decoded on all cores; the others go into `errors`."""
+
+    def attempt(source: Source) -> np.ndarray | UnreadablePictureError:
         try:
-            yield source, classifier.preprocess(source.open())
+            return classifier.preprocess(source.open())
         except UnreadablePictureError as error:
-            errors.append(f"{source.name}: {error}")
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for source, read in zip(sources, pool.map(attempt, sources), strict=True):
+            if isinstance(read, UnreadablePictureError):
+                errors.append(f"{source.name}: {read}")
+            else:
+                yield source, read
 
 
 def count_correct(answers: Sequence[Answer]) -> str:

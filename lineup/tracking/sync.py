@@ -107,7 +107,7 @@ def _is_scored(log: RunLog) -> bool:
 def adopt_outputs(params: Params) -> None:
     """Make run folders for results that came from elsewhere, say by `dvc pull`."""
     for name in params.architectures:
-        if not _is_whole(MODELS / name):
+        if not (MODELS / name / RUN_JSON).exists():
             continue
         log = _run_log(name)
         if not _is_same(EVALUATION / name, name):
@@ -115,16 +115,6 @@ def adopt_outputs(params: Params) -> None:
         _add_evaluation(log, name)
         if _is_same(EXPORT, name) and not log.promotion_file.exists():
             _ask_to_promote(log, params.export.model_dump(), is_adopted=True)
-
-
-def _is_whole(folder: Path) -> bool:
-    """Tell whether a folder holds one training: another may have begun a history there."""
-    if not all((folder / name).exists() for name in (RUN_JSON, MODEL_JSON, HISTORY)):
-        return False
-    info = ModelInfo.read(folder)
-    history = pd.read_csv(folder / HISTORY)
-    best = history[history["epoch"] == info.epoch].to_dict("records")
-    return bool(best) and info.validation.items() <= best[0].items()
 
 
 def _is_same(folder: Path, architecture: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from lineup.errors import UserError, lacks_memory
 from lineup.params import Train
 from lineup.training.portable import are_instructions_limited
 
+LARGE = 2**30  # bytes
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _THREADS = torch.get_num_threads()  # before any recipe sets its own
 
 
@@ -41,6 +44,7 @@ class Machine:
 def prepare_machine(recipe: Train) -> Machine:
     """Make this process compute as `recipe` says, reproducibly; UserError where it can't."""
     make_deterministic()
+    keep_memory()
     is_portable = recipe.precision == "portable"
     if is_portable:
         check_portable()
@@ -132,13 +136,21 @@ def make_deterministic() -> None:
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32, in convolutions and RNNs too
 
 
+def keep_memory() -> None:
+    """Let glibc keep what a step frees: new pages may take longer than the step itself."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+        libc.mallopt(M_TRIM_THRESHOLD, LARGE)
+
+
 @contextmanager
 def explain_memory() -> Iterator[None]:
     """Turn a lack of memory, of the device or of the machine, into a UserError with a way out."""
     try:
         yield
     except Exception as error:
-        if not lacks_memory(error):
+        if isinstance(error, UserError) or not lacks_memory(error):
             raise
         text = str(error).strip() or type(error).__name__
         detail = text.splitlines()[0].partition(" GPU ")[0]

@@ -1,5 +1,6 @@
 """The optimizers of a recipe, and the schedule of their learning rate."""
 
+import inspect
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -25,18 +26,26 @@ def make_optimizers(model: nn.Module, recipe: Train) -> list[Optimizer]:
     hidden = [parameter for parameter in backbone if parameter.ndim > 1]
     if recipe.optimizer == "muon" and hidden:
         groups = [{"params": hidden, "lr_factor": factor}]
-        optimizers.append(Muon(groups, lr, decay, momentum, nesterov))
+        optimizers.append(_plain(Muon)(groups, lr, decay, momentum, nesterov))
         backbone = [parameter for parameter in backbone if parameter.ndim <= 1]
     groups = [*_groups(backbone, decay, factor), *_groups(head, decay, 1.0)]
     fused = head[0].device.type in ("cpu", "cuda", "mps")
     if recipe.optimizer == "sgd":
-        optimizers.append(torch.optim.SGD(groups, lr, momentum, nesterov=nesterov, fused=fused))
+        sgd = _plain(torch.optim.SGD)
+        optimizers.append(sgd(groups, lr, momentum, nesterov=nesterov, fused=fused))
     else:
         adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-        optimizers.append(adam(groups, lr, fused=fused))
+        optimizers.append(_plain(adam)(groups, lr, fused=fused))
     if head[0].device.type == "cuda":
         _make_capturable(optimizers, head[0].device)
     return optimizers
+
+
+def _plain(kind: type[Optimizer]) -> type[Optimizer]:
+    """Return an optimizer without torch's wrappers, which import its compiler: two seconds."""
+    names = ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(methods["step"])})
 
 
 def _make_capturable(optimizers: list[Optimizer], device: torch.device) -> None:

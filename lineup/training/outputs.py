@@ -20,7 +20,8 @@ class LiveHistory:
     def __init__(self, folder: Path, known: list[dict[str, Any]]) -> None:
         """Begin with the `known` epochs of a training that resumes."""
         self.path = folder / HISTORY
-        self.path.unlink(missing_ok=True)  # it may be a link into DVC's cache
+        for path in (folder / RUN_JSON, self.path):  # which may be links into DVC's cache
+            path.unlink(missing_ok=True)
         if known:
             write_rows(self.path, known)
 
@@ -37,11 +38,13 @@ class LiveHistory:
 
 
 def write_outputs(folder: Path, setup: Setup, run_id: str) -> None:
-    """Write the best epoch's weights, every epoch's metrics, model.json, and the run's id."""
+    """Write the best epoch's weights, every epoch's metrics, model.json, and the run's id.
+
+    That comes last, as LiveHistory removes it first: a folder with run.json holds one training.
+    """
     trainer, config = setup.trainer, setup.config
     write_tensors(folder / WEIGHTS, trainer.best)
     write_rows(folder / HISTORY, trainer.progress.history)
-    write_json(folder / RUN_JSON, {"run_id": run_id})
     info = ModelInfo(
         architecture=setup.architecture,
         hyperparameters=config["hyperparameters"],
@@ -62,3 +65,4 @@ def write_outputs(folder: Path, setup: Setup, run_id: str) -> None:
         split=setup.split.digest,
     )
     info.write(folder)
+    write_json(folder / RUN_JSON, {"run_id": run_id})

@@ -2,6 +2,7 @@
 
 python tests/benchmarks/cluster.py overhead --rounds 3   # seconds of a loop and around it, far and near
 python tests/benchmarks/cluster.py data                  # how long the data take to a node
+python tests/benchmarks/cluster.py loss --rounds 5       # what a lost node costs
 python tests/benchmarks/cluster.py kills --kills 50      # of nodes and drivers, at random instants
 
 The cluster lies in a network of its own on this machine: a head without cores, and nodes of one.
@@ -124,6 +125,34 @@ def data(gigabytes: float = 3.0) -> None:
             print(
                 f"{size / 1e6:,.0f} MB: {seconds[0]} s; already there: {seconds[1]} s", flush=True
             )
+
+
+@app.command()
+def loss(rounds: int = 5, epochs: int = 5000, seed: int = 0) -> None:
+    """Print by how much a training takes longer whose node is killed at a random instant."""
+    draw, found = random.Random(seed), []
+    with tempfile.TemporaryDirectory() as folder, ray_cluster(2) as cluster:
+        project = make_project(Path(folder))
+        project.set(train__epochs=epochs)
+        project.environment |= {"LINEUP_TRACKING": "off"} | cluster.environment
+        for stage in ("fetch", "split"):
+            project.run("python", "-m", f"stages.{stage}")
+        for _ in range(rounds):
+            seconds = {}
+            for what in ("undisturbed", "killed"):
+                forget(project)
+                start = time.perf_counter()
+                training = project.start(*cluster.inside(*TRAIN, "linear"))
+                if what == "killed":
+                    time.sleep(seconds["undisturbed"] * draw.uniform(0.4, 0.9))
+                    cluster.worker().parent().kill()
+                assert ("is lost" in training.output()) == (what == "killed")
+                seconds[what] = time.perf_counter() - start
+            cluster.add_node()
+            found.append(seconds["killed"] - seconds["undisturbed"])
+            print({what: round(value, 1) for what, value in seconds.items()}, flush=True)
+    spread = f"{min(found):.1f} to {max(found):.1f}"
+    print(f"a lost node costs {statistics.median(found):.1f} s ({spread}), lost work included")
 
 
 @app.command()

@@ -80,6 +80,11 @@ class RayCluster:
         (worker,) = wait_for(self.workers)
         return worker
 
+    def kill_head(self) -> None:
+        """Kill what knows of all nodes."""
+        for process in self._processes("gcs_server"):
+            process.kill()
+
     def close(self) -> None:
         """End every process, and remove the files."""
         processes = self._processes()

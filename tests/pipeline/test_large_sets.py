@@ -1,12 +1,11 @@
 """A set of pictures larger than the memory: what a stage takes does not grow with it."""
 
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.memory import seconds_and_megabytes
 from helpers.project import Project, copy_sources
 from PIL import Image
 
@@ -31,21 +30,7 @@ def paint(folder: Path, count: int) -> None:
 def anonymous_megabytes(project: Project, stage: str) -> float:
     """Run a stage; return the most memory it had at a time that no file on disk stands for."""
     command = [sys.executable, "-m", *f"stages.{stage}".split()]
-    process = subprocess.Popen(
-        command,
-        cwd=project.folder,
-        env=project.environment | {"LINEUP_TRACKING": "off"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    status, most = Path(f"/proc/{process.pid}/status"), 0
-    while process.poll() is None:
-        lines = [line for line in status.read_text().splitlines() if line.startswith("RssAnon")]
-        most = max([most, *(int(line.split()[1]) for line in lines)])
-        time.sleep(0.01)
-    assert process.returncode == 0, process.stdout.read()
-    return most / 1024
+    return seconds_and_megabytes(project, *command, LINEUP_TRACKING="off")[1]
 
 
 @pytest.mark.slow

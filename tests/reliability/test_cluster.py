@@ -24,6 +24,20 @@ pytestmark = [
 EPOCHS = 2500  # of a linear net: ten seconds and more
 FILES = ("model.safetensors", "history.csv", "model.json")
 TRAIN = ("python", "-m", "stages.train")
+DIES_SENDING = """
+import itertools, os, signal, sys
+from lineup.cluster import driver
+import stages.train
+driver.PIECE = 2**10
+count, result = itertools.count(), driver._result
+def die_at_the_fifth(ref):
+    if next(count) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result(ref)
+driver._result = die_at_the_fifth
+sys.argv = ["train", "linear"]
+stages.train.run(stages.train.main)
+"""
 OFF = {"LINEUP_TRACKING": "off"}
 
 
@@ -118,6 +132,33 @@ def test_the_driver_dies_with_what_it_computes_and_the_next_goes_on(far, cluster
     training.process.wait()
     wait_for(lambda: not cluster.workers(), 10)
     assert "resumes at epoch" in far.train(**OFF).output()
+    assert digests() == expected
+
+
+def test_the_head_dies_and_what_was_trained_is_kept(far, cluster, undisturbed):
+    expected = near(far, undisturbed)
+    other = RayCluster()
+    try:
+        other.add_node()
+        quick = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}  # 60 otherwise
+        training = far.start(*other.inside(*TRAIN, "linear"), **OFF, **quick)
+        wait_for(has_saved)
+        other.kill_head()
+        assert "Failed to connect to GCS" in training.output(1)
+    finally:
+        other.close()
+    assert "resumes at epoch" in far.train(**OFF).output()
+    assert digests() == expected
+
+
+def test_the_driver_dies_while_it_sends_the_data(far, cluster):
+    far.set(train__epochs=2, split__seed=4)
+    far.run("python", "-m", "stages.split")
+    expected = near(far, {})
+    killed = far.start(*cluster.inside("python", "-c", DIES_SENDING), **OFF)
+    assert killed.process.wait(60) == -signal.SIGKILL
+    assert len(list(cluster.folder.rglob("*.partial"))) == 1
+    far.train(**OFF).output()
     assert digests() == expected
 
 

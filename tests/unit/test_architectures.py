@@ -108,6 +108,18 @@ def test_a_hyperparameter_out_of_range_is_named_with_its_value(name, key, value)
         build(name, (1, 28, 28), 10, **{key: value})
 
 
+def test_flops_are_those_of_the_products():
+    model = architectures.build("mlp", (1, 28, 28), 10, {"hidden": [256], "batch_norm": False})
+    first, second = 2 * 784 * 256, 2 * 256 * 10
+    assert architectures.count_flops(model, (1, 28, 28)) == 2 * first + 3 * second
+    model = architectures.build("cnn", (1, 28, 28), 10, {"channels": [16]})
+    first, last = 2 * 28 * 28 * 25 * 16, 2 * 14 * 14 * 16 * 10
+    assert architectures.count_flops(model, (1, 28, 28)) == 2 * first + 3 * last
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    assert all(map(torch.equal, weights, model.parameters()))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_hyperparameters_left_out_are_completed_so_that_the_record_is_whole():
     completed = architectures.complete("cnn", {"channels": [4]})
     assert completed["channels"] == [4] and {"batch_norm", "dropout"} <= set(completed)

@@ -1,7 +1,11 @@
 """The optimizers take the steps that their papers and torch's own take; schedules are torch's."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
+from helpers.project import ROOT
 from helpers.training import make_trainer, recipe, run, weights
 from torch import nn
 from torch.nn import functional
@@ -42,6 +46,19 @@ def test_each_optimizer_takes_the_steps_of_torchs_own(settings, reference):
     run(trainer)
     assert torch.allclose(weights(trainer.model), weights(model), atol=1e-5)
     assert not torch.allclose(weights(trainer.model), weights(make_trainer().model), atol=1e-3)
+
+
+def test_training_does_not_load_torchs_compiler():
+    script = """
+import sys
+from helpers.training import make_trainer, run
+for name in ("sgd", "adam", "adamw", "muon"):
+    trainer = make_trainer(name="mlp", hyperparameters={"hidden": [8]}, optimizer=name, clip_norm=1)
+    run(trainer)
+    trainer.restore(*trainer.state())
+assert "torch._dynamo" not in sys.modules  # two seconds
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT / "tests", check=True)
 
 
 def test_nesterov_without_momentum_is_plain_sgd():

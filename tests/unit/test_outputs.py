@@ -1,7 +1,7 @@
 """What a training leaves while it runs."""
 
 from lineup.files import write_rows
-from lineup.paths import HISTORY
+from lineup.paths import HISTORY, RUN_JSON
 from lineup.training.outputs import LiveHistory
 from lineup.training.trainer import Epoch, Step
 
@@ -22,8 +22,10 @@ def test_a_resumed_history_begins_with_what_is_known_and_never_writes_through_a_
     cached, place = tmp_path / "cached", tmp_path / HISTORY
     cached.write_text("of another training\n")
     place.hardlink_to(cached)
+    (tmp_path / RUN_JSON).write_text("{}")
     live = LiveHistory(tmp_path, known=ROWS[:2])
     live.record(Epoch(ROWS[2], weights=None))
     write_rows(tmp_path / "whole.csv", ROWS)
     assert place.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert cached.read_text() == "of another training\n"
+    assert not (tmp_path / RUN_JSON).exists()  # until all is of one training

@@ -2,10 +2,14 @@
 
 import itertools
 import math
+import platform
+import subprocess
+import sys
 
 import pytest
 import safetensors.torch
 import torch
+from helpers.project import ROOT
 from helpers.training import make_trainer, pictures, recipe, run, weights
 from torch import nn
 from torch.nn import functional
@@ -385,6 +389,27 @@ def test_auto_takes_the_accelerator_that_is_there():
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     assert resolve_device("auto") == (accelerator or torch.device("cpu"))
     assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc")
+def test_steps_use_the_memory_of_those_before():
+    script = """
+import resource, itertools, torch
+from helpers.training import make_trainer
+from lineup.training.batches import Batches
+from lineup.training.device import keep_memory
+keep_memory()
+images, half = torch.zeros(2048, 1, 28, 28, dtype=torch.uint8), torch.tensor([0.5])
+train = Batches(images, torch.arange(2048) % 4, half, half)
+steps = make_trainer(train, train, batch_size=512, epochs=99, augment={"rotate": 3}).fit()
+list(itertools.islice(steps, 30))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+list(itertools.islice(steps, 30))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, check=True)
+    assert int(done.stdout) < 30 * 40  # one tensor of a batch has 400 pages
 
 
 def test_a_network_larger_than_the_memory_is_an_error_with_a_way_out():
