@@ -7,17 +7,14 @@ A file holds `build(shape, outputs, *, …hyperparameters)`: a module from float
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from pydantic import ValidationError, validate_call
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lineup.errors import UserError
 from lineup.params import describe_errors
@@ -74,14 +71,6 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 def count_parameters(model: nn.Module) -> int:
     """Return how many numbers a model learns."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def count_flops(model: nn.Module, shape: Sequence[int]) -> int:
-    """Return the floating-point operations of a training on one example, forward and backward."""
-    network = copy.deepcopy(model).to("meta").train()
-    with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(2, *shape, device="meta")).sum().backward()  # norms need two
-    return counter.get_total_flops() // 2
 
 
 def image_shape(name: str, shape: Sequence[int], smallest: int) -> tuple[int, int, int]:

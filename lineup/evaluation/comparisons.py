@@ -24,10 +24,3 @@ def mcnemar(correct_a: Tensor, correct_b: Tensor) -> dict[str, float]:
         "p_one_sided": float(one_sided),
         "p_two_sided": float(two_sided),
     }
-
-
-def readable_p(p: float) -> str:
-    """Return a p-value in two significant digits."""
-    if p < 1e-4:
-        return "< 0.0001"
-    return f"{p:.2g}" if p < 0.995 else "1"

@@ -16,6 +16,7 @@ from lineup.data.file_table import read_files
 from lineup.errors import UserError
 from lineup.evaluation import image_plots, metrics, plots
 from lineup.evaluation.activations import record_activations
+from lineup.evaluation.flops import count_flops
 from lineup.evaluation.text_tables import as_text
 from lineup.files import write_json, write_text
 from lineup.other_load import OtherLoad, watch_others
@@ -51,7 +52,8 @@ class Examples:
     dataset: Dataset
     test: tuple[Tensor, Tensor]  # raw inputs and targets
     validation: tuple[Rows, Tensor]
-    most_frequent: int | None  # class of the training split; None of a regression
+    trained_on: int  # examples of the training split
+    most_frequent: int | None  # their commonest class; None of a regression
 
     @classmethod
     def read(cls) -> Examples:
@@ -61,7 +63,8 @@ class Examples:
         validation = Rows(inputs, split.validation), targets[split.validation]
         is_classification = dataset.task is Task.CLASSIFICATION
         most_frequent = int(targets[split.train].mode().values) if is_classification else None
-        return cls(dataset, load("test", dataset.task), validation, most_frequent)
+        test = load("test", dataset.task)
+        return cls(dataset, test, validation, len(split.train), most_frequent)
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,14 @@ def score_model(
     scores = _scores(model, outputs, targets, "test_", settings)
     scores |= _scores(model, on_validation, examples.validation[1], "val_", settings)
     scores |= {"parameters": model.info.parameters, "epoch": model.info.epoch}
+    scores["training_flops"] = _training_flops(model, examples)
     return Scored(scores, outputs, on_validation, microseconds, others)
+
+
+def _training_flops(model: Deployable, examples: Examples) -> int:
+    """Return the floating-point operations of all epochs of the recipe."""
+    per_example = count_flops(model.network, model.info.shape)
+    return per_example * model.info.recipe["epochs"] * examples.trained_on
 
 
 def _check_fits(name: str, model: Deployable, dataset: Dataset) -> None:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from lineup.evaluation import image_plots, plots
-from lineup.evaluation.comparisons import mcnemar, readable_p
+from lineup.evaluation.comparisons import mcnemar
 from lineup.evaluation.evaluator import Evaluation, Examples
 from lineup.evaluation.metrics import interval
-from lineup.evaluation.text_tables import as_text, markdown, show
+from lineup.evaluation.text_tables import as_text, markdown, readable_p, show
 from lineup.files import explain_damage, write_json, write_text
 from lineup.paths import EVALUATION, HISTORY, LEADERBOARD_CSV, MODELS, PICTURES, PLOTS
 

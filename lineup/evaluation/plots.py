@@ -17,7 +17,6 @@ from matplotlib.ticker import LogitLocator, LogLocator, MaxNLocator, NullLocator
 from scipy.special import expit, logit
 from torch import Tensor
 
-from lineup.evaluation.comparisons import readable_p
 from lineup.evaluation.plot_style import (
     BLUE,
     CENTERED,
@@ -28,6 +27,7 @@ from lineup.evaluation.plot_style import (
     percent,
     shorten,
 )
+from lineup.evaluation.text_tables import readable_p
 
 _TITLES = {
     "val_accuracy": "Validation accuracy",

@@ -12,7 +12,7 @@ import pandas as pd
 from lineup.data.dataset import Dataset
 from lineup.data.findings import read_findings
 from lineup.errors import UserError
-from lineup.evaluation.comparisons import readable_p
+from lineup.evaluation.text_tables import readable_p
 from lineup.files import explain_damage, read_json
 from lineup.model_info import ModelInfo
 from lineup.paths import (

@@ -13,11 +13,10 @@ import pandas as pd
 from scipy.stats import ttest_rel
 
 from lineup.cli import progress
-from lineup.evaluation.comparisons import readable_p
 from lineup.evaluation.evaluator import Examples, score_model
 from lineup.evaluation.plot_style import percent
 from lineup.evaluation.seed_plots import draw_seeds
-from lineup.evaluation.text_tables import markdown, show
+from lineup.evaluation.text_tables import markdown, readable_p, show
 from lineup.files import write_text
 from lineup.params import Evaluate
 from lineup.paths import ONNX, SEEDS

@@ -47,3 +47,10 @@ def show(
     for row in rows:
         table.add_row(*map(Text, row.values()))
     Console().print(table)
+
+
+def readable_p(p: float) -> str:
+    """Return a p-value in two significant digits."""
+    if p < 1e-4:
+        return "< 0.0001"
+    return f"{p:.2g}" if p < 0.995 else "1"

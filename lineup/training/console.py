@@ -10,7 +10,7 @@ from types import TracebackType
 import typer
 from torchinfo import summary
 
-from lineup.architectures import count_flops, count_parameters
+from lineup.architectures import count_parameters
 from lineup.cli import duration, progress
 from lineup.params import Params
 from lineup.training.setup import Setup
@@ -60,8 +60,7 @@ class Console:
         epochs, reason = params.epochs(
             self.setup.architecture, len(trainer.train), self.setup.dataset.shape
         )
-        flops = epochs * len(trainer.train) * count_flops(trainer.model, self.setup.dataset.shape)
-        self.say(f"{epochs} {'epoch' if epochs == 1 else 'epochs'} ({reason}), {flops:.1e} FLOP")
+        self.say(f"{epochs} {'epoch' if epochs == 1 else 'epochs'} ({reason})")
         if ignored := params.ignored_keys():
             names = ", ".join(f"train.{key}" for key in ignored)
             self.say(f"no effect: {names}, since every section of models sets its own")

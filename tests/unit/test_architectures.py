@@ -12,6 +12,7 @@ from torchvision import models
 
 from lineup import architectures
 from lineup.errors import UserError
+from lineup.evaluation.flops import count_flops
 from lineup.files import sha256
 from lineup.model_info import ModelInfo
 from lineup.params import available_architectures, load_params
@@ -111,10 +112,10 @@ def test_a_hyperparameter_out_of_range_is_named_with_its_value(name, key, value)
 def test_flops_are_those_of_the_products():
     model = architectures.build("mlp", (1, 28, 28), 10, {"hidden": [256], "batch_norm": False})
     first, second = 2 * 784 * 256, 2 * 256 * 10
-    assert architectures.count_flops(model, (1, 28, 28)) == 2 * first + 3 * second
+    assert count_flops(model, (1, 28, 28)) == 2 * first + 3 * second
     model = architectures.build("cnn", (1, 28, 28), 10, {"channels": [16]})
     first, last = 2 * 28 * 28 * 25 * 16, 2 * 14 * 14 * 16 * 10
-    assert architectures.count_flops(model, (1, 28, 28)) == 2 * first + 3 * last
+    assert count_flops(model, (1, 28, 28)) == 2 * first + 3 * last
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     assert all(map(torch.equal, weights, model.parameters()))
     assert all(parameter.grad is None for parameter in model.parameters())
