@@ -54,6 +54,8 @@ def test_scores_in_the_files_are_those_of_the_written_predictions(evaluated):
     )
     assert scores["test_accuracy_low"] < scores["test_accuracy"] < scores["test_accuracy_high"]
     assert scores["test_accuracy"] > 0.85 and scores["parameters"] == 650
+    products = 2 * 64 * 10  # forward, and as many for the gradient
+    assert scores["training_flops"] == 2 * products * 2 * sum(i % 5 > 0 for i in range(len(labels)))
     validation = load_file("evaluation/linear/validation.safetensors")
     correct = validation["probabilities"].argmax(1) == labels[::5]
     assert torch.equal(validation["correct"].bool(), correct)
