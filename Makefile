@@ -74,10 +74,11 @@ lint: $(ENV)  ## ruff: mistakes and formatting
 	ruff check .
 	ruff format --check .
 
-BENCHMARKS := "loop.py speed" latency.py tracking.py "growth.py images" "growth.py runs" tutorials.py
+BENCHMARKS := "loop.py speed" latency.py tracking.py tutorials.py "growth.py images" "growth.py runs"
 bench: $(ENV)  ## measure speed, an hour on an idle machine: ratios of what alternates, also in benchmarks.md
 	dvc repro --quiet
-	for each in $(BENCHMARKS); do printf "\n## %s\n\n" "$$each"; python tests/benchmarks/$$each || exit; done | tee benchmarks.md
+	for each in $(BENCHMARKS); do printf "\n## %s\n\n" "$$each"; python tests/benchmarks/$$each || exit; done > benchmarks.md
+	cat benchmarks.md
 
 verify: $(ENV)  ## train MNIST with precision: portable, and compare the bytes with ours
 	python tests/benchmarks/portable.py

@@ -18,12 +18,13 @@ from lineup.evaluation import image_plots, metrics, plots
 from lineup.evaluation.activations import record_activations
 from lineup.evaluation.flops import count_flops
 from lineup.evaluation.text_tables import as_text
-from lineup.files import write_json, write_text
+from lineup.files import explain_damage, write_json, write_text
 from lineup.other_load import OtherLoad, watch_others
 from lineup.params import Evaluate
 from lineup.paths import (
     EVALUATION,
     EXAMPLE,
+    HISTORY,
     MODELS,
     ONNX,
     PICTURES,
@@ -53,7 +54,7 @@ class Examples:
     test: tuple[Tensor, Tensor]  # raw inputs and targets
     validation: tuple[Rows, Tensor]
     trained_on: int  # examples of the training split
-    most_frequent: int | None  # their commonest class; None of a regression
+    most_frequent: int | None  # their most frequent class; None of a regression
 
     @classmethod
     def read(cls) -> Examples:
@@ -112,6 +113,7 @@ def evaluate_model(
     if scored.others.is_notable:
         print(f"{name}: the time per input was measured {scored.others}")
     row = {"architecture": name, **scores, "time_per_image_us": round(scored.microseconds, 1)}
+    row["training_flops"] = _training_flops(name, model, examples)
     if model.is_classification:
         return Evaluation(row, outputs, explain_classes(name, outputs, examples, settings))
     plots.draw_predictions(
@@ -139,14 +141,14 @@ def score_model(
     scores = _scores(model, outputs, targets, "test_", settings)
     scores |= _scores(model, on_validation, examples.validation[1], "val_", settings)
     scores |= {"parameters": model.info.parameters, "epoch": model.info.epoch}
-    scores["training_flops"] = _training_flops(model, examples)
     return Scored(scores, outputs, on_validation, microseconds, others)
 
 
-def _training_flops(model: Deployable, examples: Examples) -> int:
-    """Return the floating-point operations of all epochs of the recipe."""
-    per_example = count_flops(model.network, model.info.shape)
-    return per_example * model.info.recipe["epochs"] * examples.trained_on
+def _training_flops(name: str, model: Deployable, examples: Examples) -> int:
+    """Return the floating-point operations of all products in all epochs, with nothing frozen."""
+    with explain_damage(MODELS / name / HISTORY):
+        epochs = len(pd.read_csv(MODELS / name / HISTORY))
+    return count_flops(model.network, model.info.shape) * epochs * examples.trained_on
 
 
 def _check_fits(name: str, model: Deployable, dataset: Dataset) -> None:

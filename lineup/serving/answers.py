@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from rich.console import Console
@@ -21,6 +23,7 @@ from lineup.serving.classifier import Classifier
 from lineup.serving.sources import Source
 
 BATCH_SIZE = 256
+MOST_AT_ONCE = 8  # pictures, which may be large
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,15 @@ def _read(
 ) -> Iterator[tuple[Source, np.ndarray]]:
     """Yield the pictures that can be read, decoded on all cores; the others go into `errors`."""
 
-    def attempt(source: Source) -> np.ndarray | UnreadablePictureError:
+    def attempt(picture: Path | BinaryIO) -> np.ndarray | UnreadablePictureError:
         try:
-            return classifier.preprocess(source.open())
+            return classifier.preprocess(picture)
         except UnreadablePictureError as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for source, read in zip(sources, pool.map(attempt, sources), strict=True):
+    opened = [source.open() for source in sources]  # of standard input, all bytes
+    with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1)) as pool:
+        for source, read in zip(sources, pool.map(attempt, opened), strict=True):
             if isinstance(read, UnreadablePictureError):
                 errors.append(f"{source.name}: {read}")
             else:

@@ -107,7 +107,7 @@ def _is_scored(log: RunLog) -> bool:
 def adopt_outputs(params: Params) -> None:
     """Make run folders for results that came from elsewhere, say by `dvc pull`."""
     for name in params.architectures:
-        if not (MODELS / name / RUN_JSON).exists():
+        if not all((MODELS / name / file).exists() for file in (RUN_JSON, MODEL_JSON, HISTORY)):
             continue
         log = _run_log(name)
         if not _is_same(EVALUATION / name, name):

@@ -15,8 +15,7 @@ from lineup.errors import UserError, lacks_memory
 from lineup.params import Train
 from lineup.training.portable import are_instructions_limited
 
-LARGE = 2**30  # bytes
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _THREADS = torch.get_num_threads()  # before any recipe sets its own
 
 
@@ -140,8 +139,9 @@ def keep_memory() -> None:
     """Let glibc keep what a step frees: new pages may take longer than the step itself."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
-        libc.mallopt(M_TRIM_THRESHOLD, LARGE)
+        if not libc.mallopt(_M_MMAP_THRESHOLD, 2**30):
+            libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # older ones take no more
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 @contextmanager

@@ -26,23 +26,26 @@ def make_optimizers(model: nn.Module, recipe: Train) -> list[Optimizer]:
     hidden = [parameter for parameter in backbone if parameter.ndim > 1]
     if recipe.optimizer == "muon" and hidden:
         groups = [{"params": hidden, "lr_factor": factor}]
-        optimizers.append(_plain(Muon)(groups, lr, decay, momentum, nesterov))
+        optimizers.append(_without_compiler(Muon)(groups, lr, decay, momentum, nesterov))
         backbone = [parameter for parameter in backbone if parameter.ndim <= 1]
     groups = [*_groups(backbone, decay, factor), *_groups(head, decay, 1.0)]
     fused = head[0].device.type in ("cpu", "cuda", "mps")
     if recipe.optimizer == "sgd":
-        sgd = _plain(torch.optim.SGD)
+        sgd = _without_compiler(torch.optim.SGD)
         optimizers.append(sgd(groups, lr, momentum, nesterov=nesterov, fused=fused))
     else:
         adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-        optimizers.append(_plain(adam)(groups, lr, fused=fused))
+        optimizers.append(_without_compiler(adam)(groups, lr, fused=fused))
     if head[0].device.type == "cuda":
         _make_capturable(optimizers, head[0].device)
     return optimizers
 
 
-def _plain(kind: type[Optimizer]) -> type[Optimizer]:
-    """Return an optimizer without torch's wrappers, which import its compiler: two seconds."""
+def _without_compiler(kind: type[Optimizer]) -> type[Optimizer]:
+    """Return an optimizer without torch's wrappers, which import its compiler: a second or two.
+
+    It can't be pickled; checkpoints hold its state.
+    """
     names = ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
     return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(methods["step"])})

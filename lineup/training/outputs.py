@@ -42,6 +42,7 @@ def write_outputs(folder: Path, setup: Setup, run_id: str) -> None:
 
     That comes last, as LiveHistory removes it first: a folder with run.json holds one training.
     """
+    (folder / RUN_JSON).unlink(missing_ok=True)
     trainer, config = setup.trainer, setup.config
     write_tensors(folder / WEIGHTS, trainer.best)
     write_rows(folder / HISTORY, trainer.progress.history)

@@ -2,7 +2,7 @@
 
 python tests/benchmarks/cluster.py overhead --rounds 3   # seconds of a loop and around it, far and near
 python tests/benchmarks/cluster.py data                  # how long the data take to a node
-python tests/benchmarks/cluster.py loss --rounds 5       # what a lost node costs
+python tests/benchmarks/cluster.py loss --rounds 3       # what a lost node costs
 python tests/benchmarks/cluster.py kills --kills 50      # of nodes and drivers, at random instants
 
 The cluster lies in a network of its own on this machine: a head without cores, and nodes of one.
@@ -128,7 +128,7 @@ def data(gigabytes: float = 3.0) -> None:
 
 
 @app.command()
-def loss(rounds: int = 5, epochs: int = 5000, seed: int = 0) -> None:
+def loss(rounds: int = 3, epochs: int = 5000, seed: int = 0) -> None:
     """Print by how much a training takes longer whose node is killed at a random instant."""
     draw, found = random.Random(seed), []
     with tempfile.TemporaryDirectory() as folder, ray_cluster(2) as cluster:

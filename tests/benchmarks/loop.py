@@ -10,6 +10,7 @@ float32, no augmentation, `item()` at every step; with workers, and augmented by
 that of most programs. The ready batch is the limit: forward, backward and step, no data to prepare.
 """
 
+import platform
 import statistics
 import sys
 import time
@@ -48,8 +49,8 @@ def prepare(architecture: str) -> Trainer:
 
 def synchronize(trainer: Trainer) -> None:
     """Wait for the device."""
-    if trainer.device.type == "cuda":
-        torch.cuda.synchronize()
+    if trainer.device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def rate(trainer: Trainer, seconds: float) -> float:
@@ -169,7 +170,8 @@ def speed(
     """Print images per second of each architecture, and the ratios."""
     names = architectures.split(",") if architectures else load_params().architectures
     is_cuda = prepare(names[0]).device.type == "cuda"
-    device = torch.cuda.get_device_name() if is_cuda else torch.cpu.get_capabilities()["cpu_name"]
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()
+    device = torch.cuda.get_device_name() if is_cuda else name
     print(f"{device}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"DataLoader: {workers} workers, {'augmented' if augmented else 'not augmented'}\n")
     print("| | precision | images/s | ÷ DataLoader | ÷ one ready batch | ÷ no graph |")

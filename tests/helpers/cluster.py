@@ -81,7 +81,7 @@ class RayCluster:
         return worker
 
     def kill_head(self) -> None:
-        """Kill what knows of all nodes."""
+        """Kill the head's server, which knows all nodes."""
         for process in self._processes("gcs_server"):
             process.kill()
 

@@ -21,7 +21,7 @@ DEFAULTS = {
     "parameters": 0,
     "epoch": 1,
     "validation": {"val_loss": 1.0, "val_accuracy": 0.5, "val_top3_accuracy": 0.9},
-    "recipe": {"top_k": 3, "epochs": 2},
+    "recipe": {"top_k": 3},
     "seed": 0,
     "weights_sha256": "",
     "data": {"train": "0", "test": "1"},

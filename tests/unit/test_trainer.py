@@ -396,12 +396,15 @@ def test_steps_use_the_memory_of_those_before():
     script = """
 import resource, itertools, torch
 from helpers.training import make_trainer
+from helpers.training import recipe
 from lineup.training.batches import Batches
-from lineup.training.device import keep_memory
-keep_memory()
+from lineup.training.device import prepare_machine
+from lineup.training.trainer import Step
+prepare_machine(recipe())
 images, half = torch.zeros(2048, 1, 28, 28, dtype=torch.uint8), torch.tensor([0.5])
 train = Batches(images, torch.arange(2048) % 4, half, half)
-steps = make_trainer(train, train, batch_size=512, epochs=99, augment={"rotate": 3}).fit()
+trainer = make_trainer(train, train, batch_size=512, epochs=99, augment={"rotate": 3})
+steps = (event for event in trainer.fit() if isinstance(event, Step))
 list(itertools.islice(steps, 30))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 list(itertools.islice(steps, 30))
@@ -410,6 +413,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, check=True)
     assert int(done.stdout) < 30 * 40  # one tensor of a batch has 400 pages
+
+
+def test_an_error_that_says_what_to_do_is_left_as_it_is():
+    with pytest.raises(UserError, match=r"^out of memory: do this$"), explain_memory():
+        raise UserError("out of memory: do this")
 
 
 def test_a_network_larger_than_the_memory_is_an_error_with_a_way_out():
