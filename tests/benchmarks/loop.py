@@ -14,27 +14,28 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import torch
 import typer
-from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import transforms
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from lineup.params import Augment, load_params
-from lineup.training.batches import Batches
-from lineup.training.optimizers import make_optimizers
-from lineup.training.setup import set_up
-from lineup.training.trainer import Step, Trainer
+from helpers.torchvision_images import Pictures, affine  # noqa: E402
+
+from lineup.params import load_params  # noqa: E402
+from lineup.training.device import resolve_device  # noqa: E402
+from lineup.training.optimizers import make_optimizers  # noqa: E402
+from lineup.training.setup import set_up  # noqa: E402
+from lineup.training.trainer import Step, Trainer  # noqa: E402
 
 WARM_STEPS = 20
-DEGREES = 57.3  # of a radian
 
 app = typer.Typer(add_completion=False)
 
@@ -95,43 +96,17 @@ def ready_rate(trainer: Trainer, seconds: float) -> float:
     return timed(trainer, steps(), seconds)
 
 
-class Pictures(Dataset):
-    """Images as torchvision gives them, one at a time."""
-
-    def __init__(self, batches: Batches, change: Callable) -> None:
-        self.images, self.targets = batches.inputs[:].cpu(), batches.targets.cpu()
-        self.change = change
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.change(self.images[index]), int(self.targets[index])
-
-
-def torchvision_changes(augment: Augment) -> list[nn.Module]:
-    """Return the affine changes of a recipe as torchvision has them."""
-    return [
-        transforms.RandomAffine(
-            augment.rotate,
-            (augment.shift, augment.shift),
-            (1 - augment.scale, 1 + augment.scale),
-            DEGREES * augment.shear,
-        )
-    ]
-
-
 def loader_rate(trainer: Trainer, seconds: float, workers: int, is_augmented: bool) -> float:
     """Return the same for a DataLoader."""
     recipe, mean, std = trainer.recipe, trainer.train.mean / 255, trainer.train.std / 255
     is_cuda = trainer.device.type == "cuda"
-    changes = torchvision_changes(recipe.augment) if is_augmented else []
+    changes = [affine(recipe.augment)] if is_augmented else []
     normalize = transforms.Normalize(mean.flatten().tolist(), std.flatten().tolist())
     change = transforms.Compose(
         [transforms.ToPILImage(), *changes, transforms.ToTensor(), normalize]
     )
     loader = DataLoader(
-        Pictures(trainer.train, change),
+        Pictures(trainer.train.inputs[:].cpu(), trainer.train.targets.cpu(), change),
         recipe.batch_size,
         shuffle=True,
         num_workers=workers,
@@ -169,26 +144,27 @@ def speed(
 ) -> None:
     """Print images per second of each architecture, and the ratios."""
     names = architectures.split(",") if architectures else load_params().architectures
-    is_cuda = prepare(names[0]).device.type == "cuda"
-    name = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()
-    device = torch.cuda.get_device_name() if is_cuda else name
+    is_cuda = resolve_device(load_params().train.device).type == "cuda"
+    processor = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()
+    device = torch.cuda.get_device_name() if is_cuda else processor
     print(f"{device}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"DataLoader: {workers} workers, {'augmented' if augmented else 'not augmented'}\n")
     print("| | precision | images/s | ÷ DataLoader | ÷ one ready batch | ÷ no graph |")
     print("|---|---|---:|---:|---:|---:|")
+    contenders = {
+        "ours": rate,
+        "loader": lambda trainer, limit: loader_rate(trainer, limit, workers, augmented),
+        "ready": ready_rate,
+        **({"plain": plain_rate} if is_cuda else {}),
+    }
     for name in names:
-        contenders = {
-            "ours": rate,
-            "loader": lambda trainer, limit: loader_rate(trainer, limit, workers, augmented),
-            "ready": ready_rate,
-            **({"plain": plain_rate} if is_cuda else {}),
-        }
         found: dict[str, list[float]] = {key: [] for key in contenders}
         for _ in range(rounds):
             for key, measure in contenders.items():
-                found[key].append(measure(prepare(name), seconds))
+                trainer = prepare(name)
+                found[key].append(measure(trainer, seconds))
         medians = {key: statistics.median(values) for key, values in found.items()}
-        ours, precision = medians.pop("ours"), prepare(name).recipe.precision
+        ours, precision = medians.pop("ours"), trainer.recipe.precision
         ratios = [f"{ours / other:.2f}" for other in medians.values()] + ["–"] * (not is_cuda)
         print(f"| {name} | {precision} | {ours:,.0f} | {' | '.join(ratios)} |", flush=True)
 

@@ -16,34 +16,23 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import transforms
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from lineup import architectures
-from lineup.data.dataset import Split, load
-from lineup.params import Train, load_params
-from lineup.task import Task
-from lineup.training.device import resolve_precision
+from helpers.torchvision_images import Pictures, affine  # noqa: E402
 
-DEGREES = 57.3  # of a radian
+from lineup import architectures  # noqa: E402
+from lineup.data.dataset import Split, load  # noqa: E402
+from lineup.params import Train, load_params  # noqa: E402
+from lineup.task import Task  # noqa: E402
+from lineup.training.device import resolve_precision  # noqa: E402
+
 WORKERS = 2
 SHAPE = (1, 28, 28)
 CLASSES = 10
-
-
-class Pictures(Dataset):
-    """Images as torchvision gives them, one at a time."""
-
-    def __init__(self, images: Tensor, labels: Tensor, change: nn.Module) -> None:
-        self.images, self.labels, self.change = images, labels, change
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.change(self.images[index]), int(self.labels[index])
 
 
 class Mixed(nn.Module):
@@ -87,14 +76,8 @@ def train_lightning(name: str, folder: Path) -> float:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     recipe, network, is_half = recipe_of(name)
-    data, augment, split = read(), recipe.augment, Split.read()
+    data, split = read(), Split.read()
     plain = [transforms.ToTensor(), transforms.Normalize(split.mean.tolist(), split.std.tolist())]
-    change = transforms.RandomAffine(
-        augment.rotate,
-        (augment.shift, augment.shift),
-        (1 - augment.scale, 1 + augment.scale),
-        DEGREES * augment.shear,
-    )
 
     def loader(part: str, changes: list[nn.Module]) -> DataLoader:
         all_ = transforms.Compose([transforms.ToPILImage(), *changes, *plain])
@@ -147,7 +130,7 @@ def train_lightning(name: str, folder: Path) -> float:
         default_root_dir=folder,
         callbacks=[best],
     )
-    trainer.fit(Classifier(), loader("train", [change]), loader("validation", []))
+    trainer.fit(Classifier(), loader("train", [affine(recipe.augment)]), loader("validation", []))
     say_saved()
     weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
     model = Classifier()

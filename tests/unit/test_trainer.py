@@ -395,8 +395,7 @@ def test_auto_takes_the_accelerator_that_is_there():
 def test_steps_use_the_memory_of_those_before():
     script = """
 import resource, itertools, torch
-from helpers.training import make_trainer
-from helpers.training import recipe
+from helpers.training import make_trainer, recipe
 from lineup.training.batches import Batches
 from lineup.training.device import prepare_machine
 from lineup.training.trainer import Step
