@@ -73,6 +73,22 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def average_mirror(model: nn.Module) -> nn.Module:
+    """Make `model` return, outside training, the mean of its outputs for images and their mirrors.
+
+    A hook, so that the names of its weights stay.
+    """
+
+    def average(model: nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> Tensor:
+        if model.training:
+            return outputs
+        (images,) = inputs
+        return (outputs + model.forward(images.flip(-1))) / 2
+
+    model.register_forward_hook(average)
+    return model
+
+
 def image_shape(name: str, shape: Sequence[int], smallest: int) -> tuple[int, int, int]:
     """Return `shape` as (C, H, W); UserError if it is of no images, or too small for `name`."""
     if len(shape) != 3:

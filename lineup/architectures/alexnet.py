@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from lineup.architectures import image_shape
+from lineup.architectures import average_mirror, image_shape
 
 POOLED = (0, 1, 4)  # the convolutions that are followed by pooling, as in the original
 
@@ -17,6 +17,7 @@ def build(
     channels: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=5, max_length=5)],
     hidden: Annotated[int, Field(ge=1)],
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
+    mirror: bool = False,
 ) -> nn.Module:
     """Return Conv → (MaxPool 2) → BatchNorm → ReLU ×5, Dropout → Linear → ReLU ×2, Linear."""
     depth, height, width = image_shape("alexnet", shape, smallest=8)
@@ -34,4 +35,5 @@ def build(
     layers.append(nn.Flatten())
     for inputs in (depth * (height // 8) * (width // 8), hidden):
         layers += [nn.Dropout(dropout), nn.Linear(inputs, hidden), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(hidden, outputs))
+    model = nn.Sequential(*layers, nn.Linear(hidden, outputs))
+    return average_mirror(model) if mirror else model

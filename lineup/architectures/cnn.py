@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from lineup.architectures import image_shape
+from lineup.architectures import average_mirror, image_shape
 
 
 def build(
@@ -15,6 +15,7 @@ def build(
     channels: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)],
     batch_norm: bool = True,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    mirror: bool = False,
 ) -> nn.Module:
     """Return Conv 5×5 → MaxPool 2 → (BatchNorm) → ReLU for each of `channels`, then Linear."""
     depth, height, width = image_shape("cnn", shape, smallest=2 ** len(channels))
@@ -31,4 +32,5 @@ def build(
     layers.append(nn.Flatten())
     if dropout:
         layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Linear(depth * height * width, outputs))
+    model = nn.Sequential(*layers, nn.Linear(depth * height * width, outputs))
+    return average_mirror(model) if mirror else model

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from lineup.architectures import image_shape
+from lineup.architectures import average_mirror, image_shape
 
 Widths = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
@@ -16,6 +16,7 @@ def build(
     *,
     channels: Annotated[list[Widths], Field(min_length=1)],
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    mirror: bool = False,
 ) -> nn.Module:
     """Return convolutions per stage of `channels`, MaxPool 2 between stages, then Linear.
 
@@ -36,4 +37,5 @@ def build(
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     if dropout:
         layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Linear(depth, outputs))
+    model = nn.Sequential(*layers, nn.Linear(depth, outputs))
+    return average_mirror(model) if mirror else model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,6 +23,7 @@ from lineup.data.image_io import (
     full_scale,
     has_colour,
     inspect_picture,
+    map_pictures,
 )
 from lineup.data.layouts import Pictures, find_pictures
 from lineup.data.preprocessing import Preprocessing
@@ -34,6 +34,7 @@ from lineup.tensors import Rows, scratch_tensor
 
 AUTO_SIZES = (16, 64)  # least for four stages of pooling; more takes longer than a first run should
 TEST_SEED = 0
+Picture = TypeVar("Picture")
 Result = TypeVar("Result")
 
 
@@ -163,7 +164,7 @@ def _file_rows(split: str, indices: Tensor, pictures: Pictures) -> list[dict[str
 
 def _inspect(paths: Sequence[Path]) -> list[PictureFacts]:
     """Return what each picture holds; those that are unreadable are named when all are decoded."""
-    results = _map("Inspecting", lambda _, path: inspect_picture(path), paths)
+    results = _map("Inspecting", inspect_picture, paths)
     return [fact if isinstance(fact, PictureFacts) else PictureFacts() for fact in results]
 
 
@@ -219,10 +220,11 @@ def _decode_files(paths: Sequence[Path], preprocessing: Preprocessing) -> Tensor
     shape = (len(paths), preprocessing.channels, *preprocessing.size)
     images = scratch_tensor(shape)
 
-    def decode(index: int, path: Path) -> None:
+    def decode(numbered: tuple[int, Path]) -> None:
+        index, path = numbered
         images[index] = torch.from_numpy(preprocessing.tensor(path))
 
-    results = zip(paths, _map("Decoding", decode, paths), strict=True)
+    results = zip(paths, _map("Decoding", decode, list(enumerate(paths))), strict=True)
     failures = [f"{path}: {result}" for path, result in results if result is not None]
     if failures:
         count = f"{len(failures)} of {len(paths)} files are unreadable"
@@ -231,17 +233,9 @@ def _decode_files(paths: Sequence[Path], preprocessing: Preprocessing) -> Tensor
 
 
 def _map(
-    what: str, work: Callable[[int, Path], Result], paths: Sequence[Path]
+    what: str, work: Callable[[Picture], Result], pictures: Sequence[Picture]
 ) -> list[Result | UnreadablePictureError]:
-    """Return the result of `work` on each file, done in parallel, or why it is unreadable."""
-
-    def attempt(index: int) -> Result | UnreadablePictureError:
-        try:
-            return work(index, paths[index])
-        except UnreadablePictureError as error:
-            return error
-
-    count = len(paths)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(unit="images") as bar:
-        results = pool.map(attempt, range(count))
-        return list(bar.track(results, total=count, description=what))
+    """Return the result of `work` on each picture, done on all cores, or why it is unreadable."""
+    results = map_pictures(work, pictures, os.cpu_count())
+    with progress(unit="images") as bar:
+        return list(bar.track(results, total=len(pictures), description=what))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,10 +23,27 @@ BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _one_large_at_a_time = Lock()
+Picture = TypeVar("Picture")
+Result = TypeVar("Result")
 
 
 class UnreadablePictureError(ValueError):
     """Why a file is no picture that we can take."""
+
+
+def map_pictures(
+    work: Callable[[Picture], Result], pictures: Iterable[Picture], threads: int | None
+) -> Iterator[Result | UnreadablePictureError]:
+    """Yield in order what `work`, done on several threads, makes of each, or why it can't."""
+
+    def attempt(picture: Picture) -> Result | UnreadablePictureError:
+        try:
+            return work(picture)
+        except UnreadablePictureError as error:
+            return error
+
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(attempt, pictures)
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,14 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from lineup.data.image_io import UnreadablePictureError
+from lineup.data.image_io import UnreadablePictureError, map_pictures
 from lineup.evaluation.text_tables import as_text
 from lineup.serving.classifier import Classifier
 from lineup.serving.sources import Source
@@ -69,19 +66,14 @@ def _read(
 ) -> Iterator[tuple[Source, np.ndarray]]:
     """Yield the pictures that can be read, decoded on all cores; the others go into `errors`."""
 
-    def attempt(picture: Path | BinaryIO) -> np.ndarray | UnreadablePictureError:
-        try:
-            return classifier.preprocess(picture)
-        except UnreadablePictureError as error:
-            return error
-
     opened = [source.open() for source in sources]  # of standard input, all bytes
-    with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1)) as pool:
-        for source, read in zip(sources, pool.map(attempt, opened), strict=True):
-            if isinstance(read, UnreadablePictureError):
-                errors.append(f"{source.name}: {read}")
-            else:
-                yield source, read
+    threads = min(MOST_AT_ONCE, os.cpu_count() or 1)
+    results = map_pictures(classifier.preprocess, opened, threads)
+    for source, result in zip(sources, results, strict=True):
+        if isinstance(result, UnreadablePictureError):
+            errors.append(f"{source.name}: {result}")
+        else:
+            yield source, result
 
 
 def count_correct(answers: Sequence[Answer]) -> str:

@@ -109,8 +109,14 @@ def _resolve(
     params: Params, architecture: str, dataset: Dataset, split: Split, machine: Machine
 ) -> dict[str, Any]:
     """Return the settings that the machine and the data decide, none of them auto."""
-    recipe, _ = params.recipe(architecture)
+    recipe, hyperparameters = params.recipe(architecture)
     epochs, _ = params.epochs(architecture, len(split.train), dataset.shape)
+    augment = _resolve_augment(recipe.augment, dataset.shape)
+    if hyperparameters.get("mirror") and not augment.flip:
+        raise UserError(
+            f"params.yaml: models.{architecture}.mirror = true asks for mirrored images, which the "
+            "training never shows; set train.augment.flip: true, or mirror: false"
+        )
     if recipe.freeze_epochs >= epochs:
         raise UserError(
             f"params.yaml: freeze_epochs = {recipe.freeze_epochs} leaves none of {epochs} epochs "
@@ -120,7 +126,7 @@ def _resolve(
         "device": machine.device,
         "precision": machine.precision,
         "epochs": epochs,
-        "augment": _resolve_augment(recipe.augment, dataset.shape),
+        "augment": augment,
     }
 
 

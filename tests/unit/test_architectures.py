@@ -1,5 +1,6 @@
 """Every architecture fits the data it is given, or says in one line why not."""
 
+import copy
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.datasets import write_dataset, write_split
+from helpers.models import deployable
 from helpers.project import ROOT, Project
 from torchvision import models
 
@@ -16,19 +18,22 @@ from lineup.evaluation.flops import count_flops
 from lineup.files import sha256
 from lineup.model_info import ModelInfo
 from lineup.params import available_architectures, load_params
+from lineup.serving.deployable import predict_onnx, read_onnx, write_onnx
 from lineup.tensors import write_tensors
 from lineup.training.checkpoints import fingerprint
 from lineup.training.outputs import write_outputs
 from lineup.training.pretrained import find_pretrained, load_fitting
 from lineup.training.setup import set_up
 
-NAMES = ["alexnet", "cnn", "linear", "mlp", "resnet", "rnn", "simplenet"]
+NAMES = ["alexnet", "cnn", "linear", "mlp", "residual", "resnet", "rnn", "simplenet"]
+MIRRORED = ["alexnet", "cnn", "residual", "simplenet"]
 SHAPES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 9, 20)]
 OWN = {
     "mlp": {"hidden": [16]},
     "cnn": {"channels": [4, 8]},
     "rnn": {"hidden": 12, "layers": 2},
     "simplenet": {"channels": [[4, 4], [8], [8, 8]]},
+    "residual": {"channels": [[4, 4], [8], [8, 8]]},
     "alexnet": {"channels": [4, 4, 4, 4, 4], "hidden": 8},
 }
 
@@ -71,14 +76,16 @@ def test_rows_of_features_go_through_linear_and_mlp(name):
     assert build(name, (3,), 2)(torch.randn(5, 3)).shape == (5, 2)
 
 
-@pytest.mark.parametrize("name", ["cnn", "rnn", "simplenet", "alexnet", "resnet"])
+@pytest.mark.parametrize("name", ["cnn", "rnn", "simplenet", "alexnet", "residual", "resnet"])
 def test_rows_of_features_are_refused_by_architectures_for_images(name):
     with pytest.raises(UserError, match=r"takes images .*shape \(3,\)") as error:
         build(name, (3,), 2)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "size"), [("cnn", 3), ("simplenet", 7), ("alexnet", 7)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("cnn", 3), ("simplenet", 7), ("alexnet", 7), ("residual", 7)]
+)
 def test_images_too_small_to_be_pooled_are_refused_in_one_line(name, size):
     with pytest.raises(UserError, match=f"pixels and more, not 28×{size}") as error:
         build(name, (1, 28, size), 10)
@@ -102,6 +109,7 @@ def test_a_missing_hyperparameter_is_named():
         ("rnn", "layers", 0),
         ("alexnet", "channels", [1, 2]),
         ("simplenet", "channels", [[-1]]),
+        ("residual", "channels", [[4], []]),
     ],
 )
 def test_a_hyperparameter_out_of_range_is_named_with_its_value(name, key, value):
@@ -127,7 +135,7 @@ def test_hyperparameters_left_out_are_completed_so_that_the_record_is_whole():
 
 
 def test_dropout_silences_activations_in_training_only():
-    for name in ("mlp", "cnn", "simplenet", "alexnet", "rnn"):
+    for name in ("mlp", "cnn", "simplenet", "alexnet", "residual", "rnn"):
         model = build(name, (1, 8, 8), 4, dropout=0.5)
         inputs = torch.randn(4, 1, 8, 8)
         for module in model.modules():  # batch norm would differ between calls too
@@ -137,6 +145,49 @@ def test_dropout_silences_activations_in_training_only():
         assert not torch.equal(model(inputs), model(inputs)), name
         model.eval()
         assert torch.equal(model(inputs), model(inputs)), name
+
+
+@pytest.mark.parametrize("name", MIRRORED)
+def test_a_mirror_averages_outputs_for_image_and_mirror_image_outside_training(name):
+    plain, mirrored = build(name, (3, 8, 8), 4), build(name, (3, 8, 8), 4, mirror=True)
+    mirrored.load_state_dict(plain.state_dict())  # under the same names
+    images = 1000 * torch.randn(5, 3, 8, 8)  # which tell apart what a new network answers
+    plain.eval()
+    expected = (plain(images) + plain(images.flip(-1))) / 2
+    for model in (mirrored, copy.deepcopy(mirrored)):
+        assert torch.allclose(model.eval()(images), expected, atol=1e-4)
+    assert not torch.allclose(plain(images), expected, atol=1e-2)
+    in_training = []
+    for model in (plain, mirrored):
+        torch.manual_seed(5)  # of dropout
+        in_training.append(model.train()(images))
+    assert torch.equal(*in_training)
+
+
+@pytest.mark.parametrize("name", MIRRORED)
+def test_the_file_that_ships_has_the_mirror_in_it(name, tmp_path):
+    model = deployable(build(name, (3, 8, 8), 10, mirror=True), shape=[3, 8, 8])
+    write_onnx(model, tmp_path / "model.onnx")
+    session = read_onnx(tmp_path / "model.onnx")
+    images = torch.randint(256, (5, 3, 8, 8), dtype=torch.uint8)
+    outputs = predict_onnx(session, images)
+    assert torch.allclose(outputs, predict_onnx(session, images.flip(-1)), atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(outputs, model(images), atol=1e-5)
+
+
+def test_a_mirror_that_training_does_not_show_is_refused(project):
+    project.set(models__cnn__mirror=True)
+    with pytest.raises(UserError, match=r"models\.cnn\.mirror = true .*flip: true"):
+        set_up(load_params(), "cnn")
+    project.set(train__augment__flip=True)
+    assert set_up(load_params(), "cnn").config["hyperparameters"]["mirror"]
+
+
+def test_a_residual_block_begins_as_its_shortcut():
+    block = build("residual", (1, 8, 8), 4, channels=[[6, 6]])[3]
+    images = torch.rand(2, 6, 4, 4)
+    assert torch.equal(block(images), images)
 
 
 def test_the_rnn_reads_row_after_row_and_starts_from_the_identity():
@@ -158,6 +209,8 @@ def test_the_promised_sizes_hold():
     assert size("cnn", channels=[16, 32]) <= 30_000
     _, hyperparameters = load_params().recipe("simplenet")
     assert size("simplenet", **hyperparameters) <= 500_000
+    _, hyperparameters = load_params().recipe("residual")
+    assert size("residual", **hyperparameters) <= 300_000
 
 
 # --- pretrained -----------------------------------------------------------------------------------
