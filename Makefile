@@ -8,6 +8,8 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashe
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 define make_environment
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Lineup needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(@D)/bin/uv pip install --python $(@D)/bin/python --quiet --compile-bytecode --require-hashes -r $<
@@ -35,7 +37,7 @@ git:
 		{ echo "this is no Git repository, which DVC looks for. Clone it, or: git init && git add --all &&" \
 		"git commit -m start; or, without Git: make .venv/.complete; .venv/bin/dvc config --local core.no_scm true"; exit 2; }
 
-test: $(ENV)  ## everything that must hold, in under five minutes
+test: $(ENV)  ## what must hold of the code, in under five minutes
 	python -m pytest -q
 
 test-slow: $(ENV)  ## what takes minutes: browsers, servers, kills

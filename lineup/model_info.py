@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,14 @@ class ModelInfo:
                 f"{folder / MODEL_JSON} lacks {error}: another version wrote it; run: dvc repro"
             )
             raise UserError(message) from None
+
+    @property
+    def digest(self) -> str:
+        """Return what models share that answer alike; equal weights may be read otherwise."""
+        network = [self.architecture, self.hyperparameters, self.weights_sha256]
+        inputs = [self.shape, self.mean, self.std, self.preprocessing]
+        text = json.dumps([*network, *inputs, self.task, self.classes], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON's types."""

@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from helpers.project import Project, make_project
+from helpers.project import ROOT, Project, make_project
 from hypothesis import settings
 
 from lineup.tracking.sqlite_tables import relocate
@@ -22,6 +23,14 @@ settings.load_profile("default")
 def pytest_collection_modifyitems(items):
     """Start with the longest module, so that the processes end together."""
     items.sort(key=lambda item: "pipeline" not in item.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus):
+    """Say so where tests fail that hold the params which ship against the README."""
+    command = ["git", "diff", "--quiet", "HEAD", "--", "params.yaml"]
+    if exitstatus and subprocess.run(command, cwd=ROOT, check=False).returncode:
+        hint = "tests are for the one that ships; try: git stash, make test, git stash pop"
+        terminalreporter.write_line(f"params.yaml is changed: {hint}")
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ def build(
     channels: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=5, max_length=5)],
     hidden: Annotated[int, Field(ge=1)],
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
-    mirror: bool = False,
+    mirror: Annotated[bool, Field(strict=True)] = False,
 ) -> nn.Module:
     """Return Conv → (MaxPool 2) → BatchNorm → ReLU ×5, Dropout → Linear → ReLU ×2, Linear."""
     depth, height, width = image_shape("alexnet", shape, smallest=8)

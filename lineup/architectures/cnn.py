@@ -15,7 +15,7 @@ def build(
     channels: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)],
     batch_norm: bool = True,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-    mirror: bool = False,
+    mirror: Annotated[bool, Field(strict=True)] = False,
 ) -> nn.Module:
     """Return Conv 5×5 → MaxPool 2 → (BatchNorm) → ReLU for each of `channels`, then Linear."""
     depth, height, width = image_shape("cnn", shape, smallest=2 ** len(channels))

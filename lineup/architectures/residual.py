@@ -16,7 +16,7 @@ def build(
     *,
     channels: Annotated[list[Widths], Field(min_length=1)],
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-    mirror: bool = False,
+    mirror: Annotated[bool, Field(strict=True)] = False,
 ) -> nn.Module:
     """Return Conv 3×3, a block per number of `channels`, MaxPool 2 between stages, then Linear."""
     depth, _, _ = image_shape("residual", shape, smallest=2 ** len(channels))

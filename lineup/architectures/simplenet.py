@@ -16,7 +16,7 @@ def build(
     *,
     channels: Annotated[list[Widths], Field(min_length=1)],
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-    mirror: bool = False,
+    mirror: Annotated[bool, Field(strict=True)] = False,
 ) -> nn.Module:
     """Return convolutions per stage of `channels`, MaxPool 2 between stages, then Linear.
 

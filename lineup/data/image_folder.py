@@ -205,11 +205,14 @@ def _choose_channels(
     """Return 1 or 3, and why."""
     if data.channels != "auto":
         return data.channels, "as set"
-    may_have = (path for path, fact in zip(paths, facts, strict=True) if fact.may_have_colour)
-    coloured = next((path for path in may_have if has_colour(path)), None)
-    if coloured is None:
-        return 1, "auto: no picture has colours"
-    return 3, f"auto: {coloured.parent.name}/{coloured.name} has colours"
+    may_have = [path for path, fact in zip(paths, facts, strict=True) if fact.may_have_colour]
+    results = map_pictures(has_colour, may_have, os.cpu_count())
+    with progress(unit="images") as bar:
+        shown = bar.track(results, total=len(may_have), description="Looking for colours")
+        for path, is_coloured in zip(may_have, shown, strict=True):
+            if is_coloured:
+                return 3, f"auto: {path.parent.name}/{path.name} has colours"
+    return 1, "auto: no picture has colours"
 
 
 # --- decoding -------------------------------------------------------------------------------------

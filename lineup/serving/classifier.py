@@ -28,6 +28,7 @@ HOW_TO_NAME = (
     "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/NAME, "
     "or a folder or .onnx file that export made"
 )
+VALUES_AT_ONCE = 2**20  # of images: large ones fill the memory, as in evaluation_batch
 JSON_KEYS = ("classes", "shape", "preprocessing")
 
 
@@ -82,7 +83,9 @@ class Classifier:
 
     def classify(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return probabilities float32 (N, K) of images as `preprocess` returns them."""
-        return self.run(np.stack(images))
+        count = max(1, VALUES_AT_ONCE // images[0].size)
+        starts = range(0, len(images), count)
+        return np.concatenate([self.run(np.stack(images[i : i + count])) for i in starts])
 
 
 def open_classifier(model: str | None) -> Classifier:

@@ -50,7 +50,8 @@ def export_model(trained: Path, evaluated: Path, settings: Export) -> dict[str, 
     if not (evaluated / ONNX).exists():
         raise UserError(f"{evaluated / ONNX} is missing; run: dvc repro evaluate")
     info, scores = ModelInfo.read(evaluated), read_json(evaluated / SCORES)
-    if not (trained / WEIGHTS).exists() or info.weights_sha256 != sha256(trained / WEIGHTS):
+    is_same = info.digest == ModelInfo.read(trained).digest and (trained / WEIGHTS).exists()
+    if not is_same or info.weights_sha256 != sha256(trained / WEIGHTS):
         raise UserError(f"{evaluated} is of another training; run: dvc repro evaluate")
     test = load("test", info.task)
     with replacing_folder(EXPORT) as folder:

@@ -39,7 +39,7 @@ def measure_speed(path: Path, inputs: Tensor) -> dict[str, float]:
         "images_per_second_1thread": count / np.median(single_batches),
         "cores_used_by_others": others.cores,
     }
-    return {key: _three_digits(value) for key, value in speed.items()}
+    return {key: _three_digits(value) for key, value in speed.items()} | {"batch_size": count}
 
 
 def durations(work: Callable[[], object], repetitions: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from lineup.paths import EXAMPLE, MODEL_JSON, ONNX, SCORES, VALIDATION, WEIGHTS
 from lineup.templating import render
 from lineup.tracking.lineage import TOO_LARGE
 from lineup.tracking.mirror import Mirror
-from lineup.tracking.names import RUN_ID, WEIGHTS_TAG, registered_name
+from lineup.tracking.names import MODEL_TAG, RUN_ID, WEIGHTS_TAG, registered_name
 from lineup.tracking.points import log_metrics, to_metrics
 from lineup.tracking.run_log import RunLog
 from lineup.tracking.store import registry_lock
@@ -38,7 +38,7 @@ def register(mirror: Mirror) -> ModelVersion | None:
     """Return the version of a run's evaluated model, made where the registry lacks it.
 
     What is done is asked of model and version themselves, so that deleted ones come back whole.
-    Weights that are registered already, scored on the same data, get no second version. None where
+    A model that is registered already, scored on the same data, gets no second version. None where
     the run was deleted.
     """
     if mirror.run is None:
@@ -60,14 +60,25 @@ def register(mirror: Mirror) -> ModelVersion | None:
 
 
 def find_version(client: MlflowClient, name: str, info: ModelInfo) -> ModelVersion | None:
-    """Return the newest version with these weights, scored on the same data."""
+    """Return the newest version of this very model, scored on the same data."""
     query = f"name = '{name}' and tags.`{WEIGHTS_TAG}` = '{info.weights_sha256}'"
     found = [
         version
         for version in client.search_model_versions(query)
         if (version.tags.get("split"), version.tags.get("test")) == (info.split, info.data["test"])
+        and _model_digest(version) == info.digest
     ]
     return max(found, key=lambda version: int(version.version), default=None)
+
+
+def _model_digest(version: ModelVersion) -> str:
+    """Return the digest of a version's model; those of an older Lineup have no tag of it."""
+    if MODEL_TAG in version.tags:
+        return version.tags[MODEL_TAG]
+    source = f"models:/{version.name}/{version.version}/extra_files/{MODEL_JSON}"
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(mlflow.artifacts.download_artifacts(source, dst_path=temporary))
+        return ModelInfo.from_json(read_json(path)).digest
 
 
 def _create_version(mirror: Mirror, info: ModelInfo, name: str, model: LoggedModel) -> ModelVersion:
@@ -171,6 +182,7 @@ def _tags(mirror: Mirror, info: ModelInfo) -> dict[str, str]:
         "parameters": info.parameters,
         "split": info.split,
         "test": info.data["test"],
+        MODEL_TAG: info.digest,
         TRAINED_AT: _order(mirror),
     }
     scores = read_json(mirror.log.evaluation / SCORES)

@@ -121,8 +121,7 @@ def _is_same(folder: Path, architecture: str) -> bool:
     """Tell whether a folder holds the very model of models/<architecture>."""
     if not (folder / MODEL_JSON).exists():
         return False
-    found, trained = ModelInfo.read(folder), ModelInfo.read(MODELS / architecture)
-    return found.weights_sha256 == trained.weights_sha256
+    return ModelInfo.read(folder).digest == ModelInfo.read(MODELS / architecture).digest
 
 
 def _ask_to_promote(log: RunLog, settings: dict[str, Any], is_adopted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -71,7 +72,8 @@ class Console:
             self.say(f"resumes at {self.position()}")
         else:
             shape = (2, *self.setup.dataset.shape)
-            table = summary(trainer.model, input_size=shape, verbose=0, device=trainer.device)
+            model = copy.deepcopy(trainer.model)  # whose norms take note of the summary's zeros
+            table = summary(model, input_size=shape, verbose=0, device=trainer.device, mode="train")
             self._log(str(table))
 
     def position(self) -> str:

@@ -57,6 +57,7 @@ def set_up(params: Params, architecture: str) -> Setup:
     hyperparameters = architectures.complete(architecture, hyperparameters)
     outputs = len(dataset.classes)
     model = architectures.build(architecture, dataset.shape, outputs, hyperparameters)
+    _check_mirror(architecture, hyperparameters, recipe.augment)
     mean, std, random = split.mean, split.std, []
     pretrained = find_pretrained(recipe.weights, architecture, dataset.shape, hyperparameters)
     if pretrained:
@@ -109,14 +110,8 @@ def _resolve(
     params: Params, architecture: str, dataset: Dataset, split: Split, machine: Machine
 ) -> dict[str, Any]:
     """Return the settings that the machine and the data decide, none of them auto."""
-    recipe, hyperparameters = params.recipe(architecture)
+    recipe, _ = params.recipe(architecture)
     epochs, _ = params.epochs(architecture, len(split.train), dataset.shape)
-    augment = _resolve_augment(recipe.augment, dataset.shape)
-    if hyperparameters.get("mirror") and not augment.flip:
-        raise UserError(
-            f"params.yaml: models.{architecture}.mirror = true asks for mirrored images, which the "
-            "training never shows; set train.augment.flip: true, or mirror: false"
-        )
     if recipe.freeze_epochs >= epochs:
         raise UserError(
             f"params.yaml: freeze_epochs = {recipe.freeze_epochs} leaves none of {epochs} epochs "
@@ -126,8 +121,17 @@ def _resolve(
         "device": machine.device,
         "precision": machine.precision,
         "epochs": epochs,
-        "augment": augment,
+        "augment": _resolve_augment(recipe.augment, dataset.shape),
     }
+
+
+def _check_mirror(architecture: str, hyperparameters: dict[str, Any], augment: Augment) -> None:
+    if hyperparameters.get("mirror") and not augment.flip:
+        raise UserError(
+            f"params.yaml: models.{architecture}.mirror = true asks for mirror images, which this "
+            "training never shows; set flip: true in train.augment (or in models."
+            f"{architecture}.augment), or mirror: false"
+        )
 
 
 def _resolve_augment(settings: Augment, shape: list[int]) -> Augment:

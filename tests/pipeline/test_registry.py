@@ -1,4 +1,4 @@
-"""The registry: one version per weights, aliases that move for a reason, a gate before champion."""
+"""The registry: one version per model, aliases that move for a reason, a gate before champion."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ from helpers.store import changes_of, contents, runs, stage, use_store
 
 from lineup.files import read_json, sha256, write_json
 from lineup.tensors import read_tensors, write_tensors
-from lineup.tracking.names import RUN_ID
+from lineup.tracking.names import MODEL_TAG, RUN_ID
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.sync import record_evaluations, record_export
 
@@ -205,6 +205,30 @@ def test_equal_weights_that_were_judged_by_other_pictures_are_a_version_of_their
     assert float(second["val_accuracy"]) == pytest.approx(30 / COUNT)
     train(30, weights=7, split="f" * 64, data={"train": "a" * 64, "test": "b" * 64})
     assert aliases(registry)["linear"] == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"classes": [f"figure {number}" for number in range(10)]}, {"hyperparameters": {"x": 1}}],
+)
+def test_equal_weights_that_answer_otherwise_are_a_version_of_their_own(registry, change):
+    train(20, weights=7)
+    export()
+    train(20, weights=7, **change)
+    assert aliases(registry) == {"linear": 2, "champion": 1}
+    assert "not significantly worse" in export()
+    assert aliases(registry) == {"linear": 2, "champion": 2}
+
+
+def test_a_version_of_before_the_digest_of_models_is_known_again(registry):
+    train(20, weights=7)
+    registry.delete_model_version_tag("digits", "1", MODEL_TAG)
+    train(20, weights=7)
+    assert len(registry.search_model_versions("name = 'digits'")) == 1
+    train(20, weights=7, classes=[f"figure {number}" for number in range(10)])
+    assert aliases(registry) == {"linear": 2}
+    stage("sync")
+    assert MODEL_TAG in version(registry, 1).tags
 
 
 def test_the_gate_reads_stored_correctness_and_opens_no_model(registry):

@@ -119,6 +119,12 @@ def test_two_settings_are_compared_on_validation_and_the_test_stays_closed(proje
     assert Path("params.yaml").read_text() == before
 
 
+def test_a_change_that_can_not_be_trained_is_said_before_all_others_are(project):
+    done = project.run(*SEEDS, "mlp", "--against", "models.mlp.hidden=[0]", check=False)
+    assert done.returncode == 2 and "models.mlp.hidden" in done.stderr
+    assert len(list(Path(".lineup/seeds").glob("*/done.json"))) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -34,8 +34,7 @@ def origin(team, tmp_path_factory):
     project.environment |= team.bucket.environment
     project.run("dvc", "add", "data/digits")
     project.commit()
-    once, *_ = code_block("Each member", "bash").splitlines()
-    project.run("bash", "-euc", once)
+    project.run("bash", "-euc", code_block("One of them, once", "bash"))
     project.run("dvc", "push")
     return project
 
@@ -46,8 +45,7 @@ def members(team, origin, tmp_path_factory):
     found = {
         name: clone(team, origin, tmp_path_factory.mktemp("at") / name) for name in ["ann", "bob"]
     }
-    _, *daily = code_block("Each member", "bash").splitlines()
-    block = "\n".join(daily).replace(README_PROXY, team.server.address)
+    block = code_block("Everyone, after", "bash").replace(README_PROXY, team.server.address)
     for project in found.values():
         project.run("dvc", "pull", "data/digits")
     found["bob"].set(seed=4)

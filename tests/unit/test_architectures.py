@@ -14,6 +14,7 @@ from torchvision import models
 
 from lineup import architectures
 from lineup.errors import UserError
+from lineup.evaluation.activations import record_activations
 from lineup.evaluation.flops import count_flops
 from lineup.files import sha256
 from lineup.model_info import ModelInfo
@@ -162,6 +163,15 @@ def test_a_mirror_averages_outputs_for_image_and_mirror_image_outside_training(n
         torch.manual_seed(5)  # of dropout
         in_training.append(model.train()(images))
     assert torch.equal(*in_training)
+
+
+def test_activations_are_those_of_the_image_not_of_its_mirror():
+    plain, mirrored = build("cnn", (1, 8, 8), 4).eval(), build("cnn", (1, 8, 8), 4, mirror=True)
+    mirrored.load_state_dict(plain.state_dict())
+    image = torch.randn(1, 1, 8, 8)
+    recorded, expected = (record_activations(net.eval(), image) for net in (mirrored, plain))
+    assert recorded.keys() == expected.keys()
+    assert all(torch.equal(recorded[layer], expected[layer]) for layer in expected)
 
 
 @pytest.mark.parametrize("name", MIRRORED)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.training import make_small_project, make_trainer
 
+from lineup.architectures import average_mirror
 from lineup.cli import duration
 from lineup.params import load_params
 from lineup.training import console as console_module
@@ -44,6 +45,17 @@ def test_the_first_lines_tell_size_epochs_and_why_in_the_terminal_and_in_the_log
     assert warning == "mlp: warning: the checkpoint is damaged"
     log = console.log_file.read_text()
     assert all(line in log for line in (size, epochs, warning)) and "Linear" in log
+
+
+def test_the_summary_in_the_log_is_of_a_step_and_changes_no_weight(make_console):
+    console, params = make_console()
+    model = console.trainer.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    average_mirror(model)  # which would show each layer twice
+    console.introduce(params, "")
+    assert "recursive" not in console.log_file.read_text()
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_a_resumed_training_says_where_and_that_its_time_is_of_the_last_piece(make_console, capsys):

@@ -18,7 +18,7 @@ from helpers.project import ROOT, Project
 from markdown_it import MarkdownIt
 
 from lineup.errors import UserError
-from lineup.files import read_json, sha256
+from lineup.files import read_json, sha256, write_json
 from lineup.paths import raw
 from lineup.serving.deployable import load_deployable
 from lineup.serving.model_card import model_card
@@ -121,6 +121,14 @@ def test_names_of_classes_are_shown_by_the_card_and_never_obeyed():
     assert html.unescape(page).count(", ".join(names)) == 1
 
 
+def test_the_card_says_so_where_outputs_are_means_with_the_mirror_image():
+    cards = [
+        model_card(model_info(hyperparameters=own), {}, {}, size_bytes=1, int8=None)
+        for own in ({"mirror": True}, {"mirror": False}, {})
+    ]
+    assert ["mirror image" in card for card in cards] == [True, False, False]
+
+
 def test_an_evaluation_that_is_missing_or_of_another_training_is_named(evaluated):
     weights = Path("models/mlp/model.safetensors")
     weights.write_bytes(Path("models/linear/model.safetensors").read_bytes())
@@ -130,6 +138,14 @@ def test_an_evaluation_that_is_missing_or_of_another_training_is_named(evaluated
     with pytest.raises(UserError, match=r"model\.onnx is missing; run: dvc repro evaluate"):
         export.main()
     assert not Path("export").exists() and not Path("metrics.json").exists()
+
+
+def test_an_evaluation_of_equal_weights_that_answer_otherwise_is_of_another_training(evaluated):
+    path = Path("models/mlp/model.json")
+    classes = read_json(path)["classes"][::-1]
+    write_json(path, read_json(path) | {"classes": classes})
+    with pytest.raises(UserError, match="evaluation/mlp is of another training; run: dvc repro"):
+        export.main()
 
 
 def test_auto_ships_the_first_of_the_leaderboard(evaluated):

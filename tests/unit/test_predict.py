@@ -18,7 +18,7 @@ from lineup.architectures import build
 from lineup.errors import UserError
 from lineup.files import read_json
 from lineup.paths import SPLIT_JSON
-from lineup.serving.classifier import open_classifier
+from lineup.serving.classifier import Classifier, open_classifier
 from stages import predict
 
 ROOT = Path(__file__).parents[2]
@@ -181,6 +181,20 @@ def test_a_page_that_is_blank_or_shows_specks_alone_is_answered_too(model, speck
     page.save(file, "PNG")
     file.seek(0)
     assert open_classifier(str(model)).preprocess(file).shape == (1, 28, 28)
+
+
+@pytest.mark.parametrize(("side", "most"), [(28, 300), (512, 4)])
+def test_large_images_go_through_a_model_few_at_a_time(side, most):
+    taken = []
+
+    def run(images):
+        taken.append(len(images))
+        return images[:, 0, 0, :1].astype("float32")
+
+    images = [np.full((1, side, side), number, np.uint8) for number in range(10)]
+    answers = Classifier(run, {}).classify(images)
+    assert answers.tolist() == [[number] for number in range(10)]
+    assert max(taken) == min(most, 10) and sum(taken) == 10
 
 
 def test_a_model_of_colour_photos_gets_the_whole_picture_in_proportion(tmp_path):
