@@ -16,6 +16,7 @@ NODE = "ray start --address HEAD:6379"
 ADDRESS = "127.0.0.1:6379"
 RAY = str(Path(sys.executable).with_name("ray"))
 UNSHARE = ("unshare", "--map-root-user", "--net")
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-the-tests-0123456789abcdef"}
 WORKER = "ray::Worker"  # how Ray names the process of a training
 
 
@@ -37,7 +38,7 @@ class RayCluster:
         command = [*UNSHARE, "sh", "-c", script]
         self.network = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.network.stdout.readline() == "up\n"
-        self.environment = {"LINEUP_RAY": ADDRESS}
+        self.environment = {"LINEUP_RAY": ADDRESS} | TOKEN
         self._start(f"{HEAD} --include-dashboard=false --temp-dir {self.folder}")
 
     def inside(self, *command: str) -> tuple[str, ...]:
@@ -47,7 +48,8 @@ class RayCluster:
 
     def _start(self, line: str, **environment: str) -> None:
         command = self.inside(RAY, *line.split()[1:], "--disable-usage-stats")
-        subprocess.run(command, env=os.environ | environment, check=True, capture_output=True)
+        environment = os.environ | TOKEN | environment
+        subprocess.run(command, env=environment, check=True, capture_output=True)
 
     def add_node(self, cores: int = 1, **environment: str) -> psutil.Process:
         """Start a node; return its raylet, with which it lives and dies."""
