@@ -95,7 +95,7 @@ def test_of_four_exports_at_once_one_is_champion_and_the_others_say_to_whom_they
         command.output()
     running = [clone.start(*EXPORT, **team.account("ann")) for clone in clones]
     printed = [command.output() for command in running]
-    assert not any("fails" in text for text in printed), printed
+    assert not any("fails" in text for text in printed), "\n".join(printed)
     versions = {v.version: v for v in client.search_model_versions("name = 'digits'")}
     gates = {number: version.tags["gate"] for number, version in versions.items()}
     assert len(gates) == 4
