@@ -17,7 +17,7 @@ from lineup.files import read_json
 from lineup.paths import VALIDATION
 from lineup.tensors import read_tensors
 from lineup.tracking.mirror import Mirror
-from lineup.tracking.registry import MAX_ROUNDS, aliased, describe_version
+from lineup.tracking.registry import MAX_ROUNDS, aliased, describe_version, set_alias
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import registry_lock
 
@@ -193,7 +193,7 @@ def _move_aliases(
     """Set the alias where it moves; a new champion is no challenger any more."""
     holder = champion if decision.passed else aliased(client, version.name, decision.alias)
     if holder is None or holder.version != version.version:
-        client.set_registered_model_alias(version.name, decision.alias, version.version)
+        set_alias(client, version, decision.alias)
     challenger = aliased(client, version.name, "challenger")
     if decision.passed and challenger and challenger.version == version.version:
         client.delete_registered_model_alias(version.name, "challenger")

@@ -29,6 +29,7 @@ from lineup.tracking.points import log_metrics, to_metrics
 from lineup.tracking.run_log import RunLog
 from lineup.tracking.store import registry_lock
 
+MAX_MACHINES = 20  # that register versions of one architecture at the same moment
 MAX_ROUNDS = 10  # of moving an alias that other machines move meanwhile
 TRAINED_AT = "lineup.trained_at"  # milliseconds
 READY = "READY"
@@ -210,16 +211,32 @@ def _update_tags(mirror: Mirror, version: ModelVersion, info: ModelInfo) -> None
 
 
 def _point_alias(client: MlflowClient, version: ModelVersion, alias: str) -> None:
-    """Let @<architecture> point to its newest version; it moves only where that is another one."""
-    with registry_lock():  # other machines have locks of their own: it is read again once moved
+    """Let @<architecture> point to its newest version; it moves only where that is another one.
+
+    Other machines move it too, so that both are read again once it was moved.
+    """
+    with registry_lock():
         for _ in range(MAX_ROUNDS):
-            if not _is_older(aliased(client, version.name, alias), version):
+            holder = aliased(client, version.name, alias)
+            known = [version, *_recent_versions(client, version.name, alias)]
+            newest = max([*filter(None, [holder]), *known], key=_trained_at)
+            if holder and holder.version == newest.version:
                 break
-            client.set_registered_model_alias(version.name, alias, version.version)
+            set_alias(client, newest, alias)
 
 
-def _is_older(holder: ModelVersion | None, version: ModelVersion) -> bool:
-    return holder is None or _trained_at(holder) < _trained_at(version)
+def set_alias(client: MlflowClient, version: ModelVersion, alias: str) -> None:
+    """Let an alias point to a version; a database refuses one that is made twice at a moment."""
+    try:
+        client.set_registered_model_alias(version.name, alias, version.version)
+    except MlflowException:
+        client.set_registered_model_alias(version.name, alias, version.version)
+
+
+def _recent_versions(client: MlflowClient, name: str, architecture: str) -> list[ModelVersion]:
+    """Return those of an architecture that machines may be registering at this moment."""
+    query = f"name = '{name}' and tags.architecture = '{architecture}'"
+    return client.search_model_versions(query, MAX_MACHINES, ["version_number DESC"])
 
 
 def _trained_at(version: ModelVersion) -> int:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.store import changes_of, contents, runs, stage, use_store
+from mlflow.exceptions import MlflowException
 
 from lineup.files import read_json, sha256, write_json
 from lineup.tensors import read_tensors, write_tensors
 from lineup.tracking.names import MODEL_TAG, RUN_ID
+from lineup.tracking.registry import aliased
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.sync import record_evaluations, record_export
 
@@ -350,6 +352,37 @@ def test_who_is_as_good_as_another_machines_champion_takes_the_alias_back(regist
     assert "version 2 is the champion: not significantly worse" in export()
     assert "champion version 1 0" in version(registry, 2).tags["gate"]
     assert aliases(registry)["champion"] == 2
+
+
+def test_an_alias_read_too_early_does_not_move_to_an_older_version(registry, monkeypatch):
+    train(10)
+    for name in ("models", "evaluation"):
+        shutil.copytree(name, f"older-{name}")
+    train(5)
+    for name in ("models", "evaluation"):
+        shutil.rmtree(name)
+        Path(f"older-{name}").rename(name)
+    reads = iter([None])  # before another machine moved it
+    monkeypatch.setattr(
+        "lineup.tracking.registry.aliased", lambda *names: next(reads, aliased(*names))
+    )
+    record_evaluations(["linear"])
+    assert next(reads, "read") == "read"
+    assert aliases(registry) == {"linear": 2}
+
+
+def test_an_alias_that_two_machines_make_at_once_is_made(registry, monkeypatch):
+    move = type(registry).set_registered_model_alias
+    refusals = ["UNIQUE constraint failed"]
+
+    def refuse_once(*arguments):
+        if refusals:
+            raise MlflowException(refusals.pop())
+        move(*arguments)
+
+    monkeypatch.setattr(type(registry), "set_registered_model_alias", refuse_once)
+    train(40)
+    assert not refusals and aliases(registry) == {"linear": 1}
 
 
 def test_an_export_of_a_deleted_run_says_that_nothing_was_decided(registry):
