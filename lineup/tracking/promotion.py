@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,12 +177,12 @@ def _compare(
 
 def best_champion(client: MlflowClient, version: ModelVersion) -> float:
     """Return the highest validation accuracy of any champion so far on this version's split."""
-    tags = client.get_registered_model(version.name).tags
-    return float(tags.get(_best_tag(version), "-inf"))
-
-
-def _best_tag(version: ModelVersion) -> str:
-    return f"best_champion.{version.tags['split'][:12]}"
+    query = (
+        f"name = '{version.name}' and tags.split = '{version.tags['split']}'"
+        f" and tags.`{PROMOTED_AT}` != ''"
+    )
+    tags = [champion.tags for champion in client.search_model_versions(query)]
+    return max((float(t["val_accuracy"]) for t in tags if "val_accuracy" in t), default=-math.inf)
 
 
 def _move_aliases(
@@ -206,7 +207,7 @@ def _write_decision(
     decision: Decision,
     time: int,
 ) -> None:
-    """Keep on the version what was decided, and in the model how good its best champion was."""
+    """Keep on the version what was decided."""
     stays = champion is not None and champion.version == version.version
     tags = {}
     if not stays or "gate" not in version.tags:
@@ -215,6 +216,3 @@ def _write_decision(
         tags[PROMOTED_AT] = str(time)
     for key, value in tags.items():
         client.set_model_version_tag(version.name, version.version, key, value)
-    if decision.passed and "val_accuracy" in version.tags:
-        best = max(best_champion(client, version), float(version.tags["val_accuracy"]))
-        client.set_registered_model_tag(version.name, _best_tag(version), str(best))
