@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import torch
 import typer
 from mlflow import MlflowClient
@@ -26,6 +27,7 @@ from lineup.files import read_json, sha256, write_json  # noqa: E402
 from lineup.tensors import read_tensors, write_tensors  # noqa: E402
 
 STAGES = ("split", "train mlp", "evaluate")
+ASKS = ("train linear", "evaluate", "export", "search of the newest 100 runs")  # the store
 TABLES = ("tags", "params", "metrics", "latest_metrics")  # of a run in MLflow's store
 
 app = typer.Typer(add_completion=False)
@@ -44,38 +46,36 @@ def multiply(folder: Path, times: int) -> None:
 
 
 @app.command()
-def images(times: int = 10) -> None:
+def images(times: int = 10, rounds: int = 5) -> None:
     """Print seconds and anonymous memory of the stages, and what an image more costs."""
-    found = []
-    for count in (1, times):
-        with tempfile.TemporaryDirectory() as folder:
-            project = Project(Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        few, many = Project(Path(folder) / "few"), Project(Path(folder) / "many")
+        for project in (few, many):
             copy_sources(project.folder)
             copy_downloads(project.folder)
             project.set(architectures=["mlp"], model="mlp", models__mlp__epochs=1)
             project.run("python", "-m", "stages.fetch")
-            if count > 1:
-                multiply(project.folder / "data" / "raw", count)
-            found.append(
-                [
-                    seconds_and_megabytes(
-                        project,
-                        sys.executable,
-                        "-m",
-                        *f"stages.{stage}".split(),
-                        LINEUP_TRACKING="off",
-                    )
-                    for stage in STAGES
-                ]
-            )
-    print(
-        f"| | 60,000 images | {60 * times:,},000 images | ms a thousand more |\n|---|---:|---:|---:|"
-    )
-    for stage, (few, some), (many, most) in zip(STAGES, *found, strict=True):
-        more = 1000 * (many - few) / (60 * (times - 1))
-        print(
-            f"| {stage} | {few:.1f} s, {some:.0f} MB | {many:.1f} s, {most:.0f} MB | {more:.1f} |"
+        multiply(many.folder / "data" / "raw", times)
+        found = [[run_stages(project) for project in (few, many)] for _ in range(rounds)]
+    print(f"medians of {rounds} rounds\n")
+    print(f"| | 60,000 images | {60 * times:,},000 images | ms a thousand more |")
+    print("|---|---:|---:|---:|")
+    for stage, *medians in zip(STAGES, *np.median(found, axis=0), strict=True):
+        cells = [f"{seconds:.1f} s, {megabytes:.0f} MB" for seconds, megabytes in medians]
+        (short, _), (long, _) = medians
+        more = 1000 * (long - short) / (60 * (times - 1))
+        print(f"| {stage} | {' | '.join(cells)} | {more:.1f} |")
+
+
+def run_stages(project: Project) -> list[tuple[float, float]]:
+    """Run all stages; return the seconds and megabytes of each."""
+    project.run("rm", "-rf", "models", ".lineup/runs", ".lineup/checkpoints")
+    return [
+        seconds_and_megabytes(
+            project, sys.executable, "-m", *f"stages.{stage}".split(), LINEUP_TRACKING="off"
         )
+        for stage in STAGES
+    ]
 
 
 def copy_runs(database: Path, count: int) -> None:
@@ -94,32 +94,32 @@ def copy_runs(database: Path, count: int) -> None:
 
 
 @app.command()
-def runs(count: int = 10_000) -> None:
-    """Print seconds of a training, an export, and the page of runs, before and after."""
+def runs(count: int = 10_000, rounds: int = 5) -> None:
+    """Print seconds of a training, an export and a search, beside few runs and beside many."""
     with tempfile.TemporaryDirectory() as folder:
-        project = make_project(Path(folder))
-        project.run("dvc", "repro")
-        print(f"| | a few runs | {count:,} more |\n|---|---:|---:|")
-        few = measure(project)
-        copy_runs(project.folder / "mlflow.db", count)
-        many = measure(project)
-        for what, before in few.items():
-            print(f"| {what} | {before:.2f} s | {many[what]:.2f} s |")
+        few, many = (make_project(Path(folder) / name) for name in ("few", "many"))
+        for project in (few, many):
+            project.run("dvc", "repro")
+        copy_runs(many.folder / "mlflow.db", count)
+        found = [[measure(project) for project in (few, many)] for _ in range(rounds)]
+    print(f"medians of {rounds} rounds\n")
+    print(f"| | a few runs | {count:,} more | ratio |\n|---|---:|---:|---:|")
+    for what, before, after in zip(ASKS, *np.median(found, axis=0), strict=True):
+        print(f"| {what} | {before:.2f} s | {after:.2f} s | {after / before:.2f} |")
 
 
-def measure(project: Project) -> dict[str, float]:
-    """Return the seconds of what asks the store."""
+def measure(project: Project) -> list[float]:
+    """Return the seconds of all that asks the store."""
     project.run("rm", "-rf", "models/linear", ".lineup/runs", ".lineup/checkpoints")
-    seconds = {}
-    for stage in ("train linear", "evaluate", "export"):
+    seconds = []
+    for stage in ASKS[:-1]:
         command = [sys.executable, "-m", *f"stages.{stage}".split()]
-        seconds[stage], _ = seconds_and_megabytes(project, *command)
+        seconds.append(seconds_and_megabytes(project, *command)[0])
     client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'digits'")
     start = time.perf_counter()
     client.search_runs([experiment.experiment_id], max_results=100)
-    seconds["search of the newest 100 runs"] = time.perf_counter() - start
-    return seconds
+    return [*seconds, time.perf_counter() - start]
 
 
 if __name__ == "__main__":
