@@ -11,13 +11,18 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError, validate_call
+from pydantic import Field, ValidationError, validate_call
 from torch import Tensor, nn
 
 from lineup.errors import UserError
 from lineup.params import describe_errors
+
+Count = Annotated[int, Field(ge=1)]
+Widths = Annotated[list[Count], Field(min_length=1)]  # a layer each
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Switch = Annotated[bool, Field(strict=True)]
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,15 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 def count_parameters(model: nn.Module) -> int:
     """Return how many numbers a model learns."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def with_head(
+    layers: list[nn.Module], features: int, outputs: int, dropout: float, mirror: bool
+) -> nn.Module:
+    """Return `layers` and a linear layer behind their `features`, as one model."""
+    head = [nn.Flatten(), *([nn.Dropout(dropout)] if dropout else []), nn.Linear(features, outputs)]
+    model = nn.Sequential(*layers, *head)
+    return average_mirror(model) if mirror else model
 
 
 def average_mirror(model: nn.Module) -> nn.Module:

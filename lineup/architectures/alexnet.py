@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from lineup.architectures import average_mirror, image_shape
+from lineup.architectures import Count, Dropout, Switch, average_mirror, image_shape
 
 POOLED = (0, 1, 4)  # the convolutions that are followed by pooling, as in the original
 
@@ -14,10 +14,10 @@ def build(
     shape: tuple[int, ...],
     outputs: int,
     *,
-    channels: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=5, max_length=5)],
-    hidden: Annotated[int, Field(ge=1)],
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
-    mirror: Annotated[bool, Field(strict=True)] = False,
+    channels: Annotated[list[Count], Field(min_length=5, max_length=5)],
+    hidden: Count,
+    dropout: Dropout = 0.5,
+    mirror: Switch = False,
 ) -> nn.Module:
     """Return Conv → (MaxPool 2) → BatchNorm → ReLU ×5, Dropout → Linear → ReLU ×2, Linear."""
     depth, height, width = image_shape("alexnet", shape, smallest=8)
@@ -27,10 +27,8 @@ def build(
         layers.append(nn.Conv2d(depth, features, kernel, padding=kernel // 2, bias=False))
         if index in POOLED:
             layers.append(nn.MaxPool2d(2))
-        layers += [
-            nn.BatchNorm2d(features),
-            nn.ReLU(inplace=True),
-        ]  # in place: 3 % of a step, the same bits
+        layers.append(nn.BatchNorm2d(features))
+        layers.append(nn.ReLU(inplace=True))  # in place: 3 % of a step, the same bits
         depth = features
     layers.append(nn.Flatten())
     for inputs in (depth * (height // 8) * (width // 8), hidden):

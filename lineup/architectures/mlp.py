@@ -1,10 +1,11 @@
 """Multi-layer perceptron; with hidden: [256] the 784-256-10 network of the MNIST tutorials."""
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from torch import nn
+
+from lineup.architectures import Dropout, Widths
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -13,10 +14,10 @@ def build(
     shape: tuple[int, ...],
     outputs: int,
     *,
-    hidden: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)],
+    hidden: Widths,
     activation: Literal["relu", "sigmoid", "gelu", "silu"] = "relu",
     batch_norm: bool = True,
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    dropout: Dropout = 0.0,
 ) -> nn.Module:
     """Return Linear → (BatchNorm) → activation → (Dropout) per hidden width, then Linear."""
     layers: list[nn.Module] = [nn.Flatten()]

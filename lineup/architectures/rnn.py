@@ -1,13 +1,12 @@
 """Recurrent network over an image's rows; its weights start as the identity (Le et al., 2015)."""
 
 from contextlib import nullcontext
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from lineup.architectures import image_shape
+from lineup.architectures import Count, Dropout, image_shape
 
 
 class RowReader(nn.Module):
@@ -48,10 +47,10 @@ def build(
     shape: tuple[int, ...],
     outputs: int,
     *,
-    hidden: Annotated[int, Field(ge=1)],
-    layers: Annotated[int, Field(ge=1)],
+    hidden: Count,
+    layers: Count,
     activation: Literal["tanh", "relu"] = "tanh",
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    dropout: Dropout = 0.0,
 ) -> nn.Module:
     """Return an RNN of `layers` × `hidden` units over rows of C·W features, read by Linear."""
     channels, height, width = image_shape("rnn", shape, smallest=1)

@@ -5,9 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from lineup.architectures import average_mirror, image_shape
-
-Widths = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+from lineup.architectures import Dropout, Switch, Widths, image_shape, with_head
 
 
 def build(
@@ -15,8 +13,8 @@ def build(
     outputs: int,
     *,
     channels: Annotated[list[Widths], Field(min_length=1)],
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-    mirror: Annotated[bool, Field(strict=True)] = False,
+    dropout: Dropout = 0.0,
+    mirror: Switch = False,
 ) -> nn.Module:
     """Return convolutions per stage of `channels`, MaxPool 2 between stages, then Linear.
 
@@ -29,13 +27,8 @@ def build(
             layers.append(nn.Conv2d(depth, features, 3, padding=1, bias=False))
             if position == len(widths) and number < len(channels):
                 layers.append(nn.MaxPool2d(2))
-            layers += [
-                nn.BatchNorm2d(features),
-                nn.ReLU(inplace=True),
-            ]  # in place: 6 % of a step, the same bits
+            layers.append(nn.BatchNorm2d(features))
+            layers.append(nn.ReLU(inplace=True))  # in place: 6 % of a step, the same bits
             depth = features
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    if dropout:
-        layers.append(nn.Dropout(dropout))
-    model = nn.Sequential(*layers, nn.Linear(depth, outputs))
-    return average_mirror(model) if mirror else model
+    layers.append(nn.AdaptiveAvgPool2d(1))
+    return with_head(layers, depth, outputs, dropout, mirror)
