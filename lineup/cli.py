@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lineup.errors import UserError, lacks_memory
 from lineup.paths import DATA, EVALUATION, EXPORT, MODELS
 
-DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 MADE_BY_STAGES = tuple(f"{folder}/" for folder in (DATA, MODELS, EVALUATION, EXPORT))
 NO_ACCESS_ERRNOS = {errno.EACCES, errno.EISDIR, errno.ENOTDIR}
+READ_ONLY_ERRNOS = {errno.EROFS, errno.EACCES}
 
 
 def run(main: Callable[..., None]) -> None:
@@ -48,6 +49,9 @@ def _explain(error: Exception) -> str:
         return f"the memory is too small ({detail}); {hint}"
     if not isinstance(error, OSError):
         return ""
+    path = Path(error.filename or "")
+    if error.errno in READ_ONLY_ERRNOS and error.filename and not path.is_file():
+        return f"{path.parent}: {error.strerror}; work in a folder that you may write to"
     place = f"{error.filename}: " if error.filename else ""
     if error.errno in DISK_FULL_ERRNOS:
         hint = "make room there and run the same command again; what was finished is kept"

@@ -28,6 +28,8 @@ RECIPE_EXAMPLES = 48_000  # MNIST's training images, for which the passes were c
 RECIPE_SIDE = 28  # their pixels a side
 NOT_IN_RUN_CACHE = {"size", "nfiles"}  # keys that DVC leaves out when it compares runs
 BEST = "auto"  # the model that ships: the first of the leaderboard
+TAKEN_NAMES = rf"{BEST}|champion|challenger|latest|v\d+"
+ALIAS = re.compile(rf"(?!({TAKEN_NAMES})$)[a-z0-9_-]+", re.IGNORECASE)  # that a model may have
 MIN_SIZE, MAX_SIZE = 8, 512  # pixels a side
 MAX_THREADS = 1024
 MAX_EPOCHS = 200  # of epochs: auto on a small set
@@ -269,8 +271,8 @@ def load_params(path: Path = PARAMS) -> Params:
         )
     params = validated(Params, content)
     known = available_architectures()
-    if BEST in known:
-        raise UserError(f"an architecture cannot be named '{BEST}'; rename its file")
+    if bad := [name for name in known if not ALIAS.fullmatch(name)]:
+        raise UserError(f"an architecture cannot be named '{bad[0]}'; rename its file")
     chosen = [] if params.model == BEST else [params.model]
     for name in [*chosen, *params.architectures, *params.models, *params.search]:
         if name not in known:
@@ -359,6 +361,8 @@ def known_hyperparameters(architecture: str) -> list[str]:
                 raise UserError(
                     f"{file}: DVC's cache of runs overlooks '{unseen.pop()}'; rename it"
                 )
+            if taken := sorted(Train.model_fields.keys() & names):
+                raise UserError(f"{file}: '{taken[0]}' is a key of train already; rename it")
             return names
     raise UserError(f"{file} defines no function build; {ARCHITECTURES / 'mlp.py'} is an example")
 

@@ -23,6 +23,7 @@ def main() -> None:
     source = read_source(params.dataset, params.data)
     task = source.task
 
+    DATASET_JSON.unlink(missing_ok=True)  # so that it never stands beside other tensors
     for split, (inputs, targets) in {"train": source.train, "test": source.test}.items():
         extra = source.extra if split == "train" else {}
         write_tensors(raw(split), {task.inputs: inputs, task.targets: targets, **extra})

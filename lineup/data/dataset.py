@@ -30,12 +30,16 @@ class Dataset:
     shared_files: int = 0  # test pictures that are also in train, byte for byte
 
     @classmethod
-    def read(cls) -> Dataset:
-        """Return the dataset's description; UserError before fetch has run."""
+    def read(cls, name: str | None = None) -> Dataset:
+        """Return the description; UserError before fetch has run, or if `name` is another's."""
         path = made_by("fetch", paths.DATASET_JSON)
         content = read_json(path)
         with explain_damage(path):
-            return cls(**content | {"task": Task(content["task"])})
+            dataset = cls(**content | {"task": Task(content["task"])})
+        if name not in (None, dataset.name):
+            holds = f"{paths.RAW} holds '{dataset.name}', and {paths.PARAMS} names '{name}'"
+            raise UserError(f"{holds}; run: dvc repro split")
+        return dataset
 
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON's types."""

@@ -97,6 +97,9 @@ def check_links(root: Path, misplaced: Sequence[Path]) -> None:
 
 
 def _walk(path: Path, own: Path, root: Path, above: tuple[Path, ...], listing: Listing) -> None:
+    if not path.exists():  # a broken link, or one to itself, which resolve() fails on
+        _add_file(path, listing)
+        return
     target = path.resolve()
     if path.is_symlink() and _leads_into_another_class(target, own, root):
         listing.misplaced.append(path)

@@ -75,7 +75,7 @@ def inspect_picture(path: Path) -> PictureFacts:
         largest = 255
         if image.mode.startswith("I"):
             with _turn(image):
-                largest = int(image.getextrema()[1])
+                largest = int(np.asarray(image).max())  # getextrema fails on big-endian ones
         may_have_colour = image.mode not in ("1", "L", "LA", "La", "F") and largest == 255
         may_have_colour &= not image.mode.startswith("I")
         return PictureFacts(largest, getattr(image, "n_frames", 1), image.size, may_have_colour)
@@ -147,13 +147,18 @@ def _reduce(image: Image.Image, enough: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX)
 
 
+def _stream(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    """Open a file: what Pillow opens by its name it may map, and turned TIFFs come out garbled."""
+    return source.open("rb") if isinstance(source, Path) else nullcontext(source)
+
+
 @contextmanager
 def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
     """Open a picture; whatever fails here or in the block becomes an UnreadablePictureError."""
     if isinstance(source, Path) and not source.is_file():
         raise UnreadablePictureError("a broken link" if source.is_symlink() else "not a file")
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with _stream(source) as stream, Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width} × {image.height}"
                 raise UnreadablePictureError(f"more than {MAX_PIXELS:,} pixels ({size})")

@@ -14,6 +14,7 @@ from lineup.errors import UserError, nearest
 NOT_UTF8 = "is not UTF-8: save it as 'CSV UTF-8 (Comma delimited)', as Excel calls it"
 DELIMITERS = ",;\t"
 FIRST_ROW = 2  # as spreadsheets count, the header being the first
+LARGEST = (2 - 2**-23) * 2.0**127  # a finite float32
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Table:
             number = float(cell if self.delimiter == "," else cell.replace(",", "."))
         except ValueError:
             raise UserError(f"{place} is no number") from None
-        if number - number != 0:
-            raise UserError(f"{place} is not finite")
+        if not abs(number) <= LARGEST:
+            raise UserError(f"{place} is not finite, or beyond float32's {LARGEST:.3g}")
         return number
 
 

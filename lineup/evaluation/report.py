@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from lineup.data.dataset import Dataset
+from lineup.data.dataset import Dataset, Split
 from lineup.data.findings import read_findings
 from lineup.errors import UserError
 from lineup.evaluation.text_tables import readable_p
@@ -20,11 +20,12 @@ from lineup.paths import (
     EVALUATION,
     FINDINGS_PNG,
     LEADERBOARD_CSV,
-    MODELS,
     PICTURES,
     PLOTS,
+    RAW,
     SAMPLES,
     SCORES,
+    SPLIT,
 )
 from lineup.templating import render
 
@@ -92,7 +93,9 @@ def _read_comparisons(path: Path) -> list[list[str]]:
 
 def _describe(name: str) -> dict[str, Any]:
     """Return what the page shows of one architecture: scores, plots by caption, recipe."""
-    info = ModelInfo.read(MODELS / name)
+    info = ModelInfo.read(EVALUATION / name)
+    if (info.dataset, info.split) != (Dataset.read().name, Split.read().digest):
+        raise UserError(f"{EVALUATION}/ is of other data than {RAW} and {SPLIT}; run: dvc repro")
     recipe = {
         "hyperparameters": info.hyperparameters,
         "recipe": info.recipe,

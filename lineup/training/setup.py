@@ -47,7 +47,7 @@ class Setup:
 def set_up(params: Params, architecture: str) -> Setup:
     """Return the training of `architecture` with everything resolved; UserError on misfits."""
     asked, hyperparameters = params.recipe(architecture)
-    dataset, split = Dataset.read(), Split.read()
+    dataset, split = Dataset.read(params.dataset), Split.read()
     cluster = _cluster()
     machine = cluster.prepare(asked) if cluster else prepare_machine(asked)
     recipe = asked.model_copy(update=_resolve(params, architecture, dataset, split, machine))

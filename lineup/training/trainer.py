@@ -112,7 +112,7 @@ class Trainer:
         self.columns = ["epoch", *_metric_names(recipe, self.is_classification), "learning_rate"]
         self.monitor = _resolve_monitor(recipe, self.is_classification, self.columns)
         self.highest_is_best = self.monitor in ("val_accuracy", "val_r2")
-        if recipe.batch_size == 1:
+        if 1 in (recipe.batch_size, len(train)):
             _check_batch_norm(self.model, train)
 
     @property
@@ -394,8 +394,10 @@ def _check_batch_norm(model: nn.Module, train: Batches) -> None:
     try:
         copy.deepcopy(model).train()(inputs)
     except ValueError as error:
-        message = "train.batch_size = 1 is too small for batch norm; try 2 or more"
-        raise UserError(f"params.yaml: {message} ({error})") from None
+        message = "params.yaml: train.batch_size = 1 is too small for batch norm; try 2 or more"
+        if len(train) == 1:
+            message = "one training example is too few for batch norm; set batch_norm: false"
+        raise UserError(f"{message} ({error})") from None
 
 
 def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -79,6 +79,19 @@ def test_what_belongs_to_a_validation_picture_is_not_drawn_for_the_test():
     assert files("test") and not [file for file in files("test") if "box7" in file]
 
 
+def test_a_class_all_of_which_belongs_to_validation_is_named():
+    grounds(FLOWERS / "train", iris=10, rose=240)
+    grounds(FLOWERS / "val", iris=10, rose=200)
+    assert "all training pictures of 'iris' are copies" in refusal()
+
+
+def test_a_link_to_itself_is_a_broken_link():
+    flowers(FLOWERS)
+    link = FLOWERS / "iris" / "loop.png"
+    link.symlink_to(link.name)
+    assert f"{link}: a broken link" in refusal()
+
+
 def test_folders_below_a_class_belong_to_it():
     paint(FLOWERS / "iris" / "2024" / "may", colour=(10, 10, 10))
     paint(FLOWERS / "rose", colour=(240, 240, 240))

@@ -143,24 +143,39 @@ def test_numbers_and_words_are_those_of_yaml_1_2(tmp_path):
     assert read_yaml(path)["other"] == {"a": 2, "c": 3}
 
 
-@pytest.mark.parametrize("name", ["size", "nfiles"])
-def test_a_hyperparameter_that_dvcs_cache_of_runs_overlooks_is_refused(name, tmp_path, monkeypatch):
+@pytest.fixture
+def own_architectures(tmp_path, monkeypatch):
     for file in params_module.ARCHITECTURES.glob("*.py"):
         (tmp_path / file.name).write_text(file.read_text())
-    (tmp_path / "cnn.py").write_text(f"def build(shape, outputs, *, {name}=3): ...")
     monkeypatch.setattr(params_module, "ARCHITECTURES", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["size", "nfiles"])
+def test_a_hyperparameter_that_dvcs_cache_of_runs_overlooks_is_refused(name, own_architectures):
+    (own_architectures / "cnn.py").write_text(f"def build(shape, outputs, *, {name}=3): ...")
     with pytest.raises(UserError, match=f"cnn.py: DVC's cache of runs overlooks '{name}'"):
         load_params(ROOT / "params.yaml")
+
+
+def test_a_hyperparameter_with_the_name_of_a_setting_is_refused(own_architectures):
+    (own_architectures / "cnn.py").write_text("def build(shape, outputs, *, momentum=0.1): ...")
+    with pytest.raises(UserError, match=r"cnn\.py: 'momentum' is a key of train already"):
+        load_params()
+
+
+@pytest.mark.parametrize("name", ["v2", "latest", "Champion", "challenger", "my net"])
+def test_an_architecture_whose_name_is_no_alias_of_its_own_is_refused(name, own_architectures):
+    (own_architectures / f"{name}.py").write_text("def build(shape, outputs): ...")
+    with pytest.raises(UserError, match=f"cannot be named '{name}'"):
+        load_params()
 
 
 @pytest.mark.parametrize(
     ("code", "words"), [("def build(", "cnn.py, line 1"), ("x = 1", "defines no function build")]
 )
-def test_an_architecture_that_cannot_be_read_is_named(code, words, tmp_path, monkeypatch):
-    for file in params_module.ARCHITECTURES.glob("*.py"):
-        (tmp_path / file.name).write_text(file.read_text())
-    (tmp_path / "cnn.py").write_text(code)
-    monkeypatch.setattr(params_module, "ARCHITECTURES", tmp_path)
+def test_an_architecture_that_cannot_be_read_is_named(code, words, own_architectures):
+    (own_architectures / "cnn.py").write_text(code)
     with pytest.raises(UserError, match=words):
         load_params(ROOT / "params.yaml")
 

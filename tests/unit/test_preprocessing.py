@@ -16,6 +16,7 @@ from PIL import Image
 
 from lineup.architectures import build
 from lineup.data.folder_listing import list_tree
+from lineup.data.image_io import read_picture, to_eight_bits
 from lineup.errors import UserError
 from lineup.serving.classifier import open_classifier
 from lineup.serving.deployable import write_onnx
@@ -99,6 +100,15 @@ def test_predict_sees_every_file_as_training_saw_it(name, own_test):
     assert sorted(listed) == sorted(row["file"] for row, _ in found)
 
 
+TURNS = {  # EXIF 2.3, 4.6.4: what makes a picture of such an orientation upright
+    3: Image.Transpose.ROTATE_180,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
 def draw(mode, width, height, random):
     """Return noise as a picture of a mode of Pillow's."""
     colours = random.integers(0, 256, (height, width, 4), dtype=np.uint8)
@@ -129,6 +139,32 @@ def test_every_format_mode_size_and_orientation_is_read_in_one_way(size, channel
     found = fetched()
     assert len(found) == count
     assert_predict_sees_what_training_saw(found)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_a_turned_tiff_shows_what_a_viewer_shows(mode, orientation, tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    drawn = draw(mode, 31, 57, np.random.default_rng(0))
+    drawn.save(tmp_path / "turned.tiff", exif=exif)
+    turn = TURNS.get(orientation)
+    upright = to_eight_bits(drawn.transpose(turn) if turn else drawn, 3, 65535)
+    found = read_picture(tmp_path / "turned.tiff", 3, 65535)
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(upright))
+
+
+def test_deep_pictures_are_read_in_either_byte_order():
+    choose(size=48)
+    for kind in KINDS:
+        for number in range(10):
+            pixels = (np.asarray(shape(kind, number)).astype(int) * 16).astype(">u2")
+            save(
+                Image.frombytes("I;16B", (48, 48), pixels.tobytes()), MINE / kind / f"{number}.tiff"
+            )
+    fetched()
+    assert describe().preprocessing["largest"] == 4095
+    assert load("train")[0].max() > 200
 
 
 def test_a_set_of_twelve_bits_keeps_its_range_and_refuses_what_goes_beyond(capsys):

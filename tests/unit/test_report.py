@@ -23,11 +23,23 @@ def test_the_page_shows_every_picture_and_needs_nothing_from_outside(evaluated, 
 
 
 def test_names_are_text_and_never_markup(evaluated):
-    facts = files.read_json(Path("data/raw/dataset.json"))
-    files.write_json(Path("data/raw/dataset.json"), facts | {"name": "<script>alert(1)</script>"})
+    name = "<script>alert(1)</script>"
+    _change(Path("data/raw/dataset.json"), name=name)
+    for path in Path("evaluation").glob("*/model.json"):
+        _change(path, dataset=name)
     report.main()
     page = Path("report.html").read_text()
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+
+
+def _change(path, **facts):
+    files.write_json(path, files.read_json(path) | facts)
+
+
+def test_an_evaluation_of_other_data_is_not_reported_under_the_present_name(evaluated):
+    _change(Path("data/raw/dataset.json"), name="fashion-mnist")
+    with pytest.raises(UserError, match=r"evaluation/? is of other data than data/raw.*dvc repro"):
+        report.main()
 
 
 def test_the_page_of_a_regression_speaks_of_targets_only(here):

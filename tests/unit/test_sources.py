@@ -429,6 +429,7 @@ def test_noise_is_standard_normal_and_the_same_each_time(project):
     [
         ("73,67,43,56,many", ", row 2: oranges = 'many' is no number"),
         ("73,67,43,56,nan", ", row 2: oranges = 'nan' is not finite"),
+        ("73,67,43,56,1e39", ", row 2: oranges = '1e39' is not finite, or beyond float32's"),
         ("73,67,43,56", ", row 2: 4 cells under 5 columns"),
         ("73,67,43,56,70,9", ", row 2: 6 cells under 5 columns"),
         ("73,,43,56,70", ", row 2: rainfall = '' is no number"),

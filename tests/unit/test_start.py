@@ -45,6 +45,19 @@ def test_memory_that_is_too_small_is_an_error_with_a_way_out(
     assert printed.startswith("error: the memory is too small") and "close other" in printed
 
 
+def test_a_place_that_can_not_be_written_is_named_instead_of_a_temporary_file(capsys, monkeypatch):
+    def main():
+        raise OSError(errno.EROFS, "Read-only file system", "models/cnn/.model.12.tmp")
+
+    monkeypatch.setattr("sys.argv", ["stage"])
+    with pytest.raises(SystemExit):
+        run(main)
+    printed = capsys.readouterr().err
+    assert printed == (
+        "error: models/cnn: Read-only file system; work in a folder that you may write to\n"
+    )
+
+
 def test_what_is_no_lack_of_memory_keeps_its_traceback(monkeypatch):
     def main():
         raise ValueError("a mistake of ours")

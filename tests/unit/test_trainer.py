@@ -380,6 +380,8 @@ def test_a_monitor_or_a_batch_that_does_not_fit_is_refused_before_training():
         make_trainer(monitor="val_r2")
     with pytest.raises(UserError, match="batch_size = 1 is too small for batch norm"):
         make_trainer(batch_size=1, **MLP)
+    with pytest.raises(UserError, match="one training example is too few for batch norm"):
+        make_trainer(pictures(1), **MLP)
 
 
 # --- device and precision -------------------------------------------------------------------------
