@@ -10,6 +10,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lineup.cli import progress
 from lineup.data.dataset import Split
-from lineup.errors import UserError
+from lineup.errors import ClusterError, UserError
 from lineup.paths import state_dir
 from lineup.search.space import Space
 from lineup.search.trial import Outcome, TrialRunner
@@ -45,7 +46,8 @@ class Search:
     def __init__(self, space: Space, storage: optuna.storages.RDBStorage, owner: str) -> None:
         """Open the study of this space, or make it; `owner` marks the trials of this repository."""
         self.space, self.owner = space, owner
-        self.setup = set_up(space.params, space.architecture)
+        nothing = (event for event in ())  # its own may hold a worker of a cluster
+        self.setup = replace(set_up(space.params, space.architecture), events=nothing)
         trainer = self.setup.trainer
         self.monitor = trainer.monitor
         self.study = optuna.create_study(
@@ -55,7 +57,6 @@ class Search:
             pruner=optuna.pruners.SuccessiveHalvingPruner(**RUNGS),
             load_if_exists=True,
         )
-        self.setup.events.close()  # of this one nothing is trained
         self.turn = threading.Lock()  # of threads that ask and tell
         self.at_work: set[int] = set()  # numbers of trials
         self.lock_file = state_dir() / "search" / f"{self.study.study_name}.lock"
@@ -158,7 +159,7 @@ class Search:
         start = time.monotonic()
         try:
             outcome = self._known(trial) or runner.train(trial, settings)
-        except Interrupted:
+        except (Interrupted, ClusterError):  # the same command goes on with it
             raise
         except Exception:
             self.study.tell(trial, state=TrialState.FAIL)  # so that it is not tried for ever

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from lineup.errors import DamagedError
-from lineup.tracking.location import host, store_uri
+from lineup.tracking.location import host, shown_uri
 from lineup.tracking.reachability import StoreError, check_store, summary
 from lineup.tracking.run_log import RunLog
 
@@ -66,7 +66,7 @@ class _Session:
     def _warn(self, error: Exception) -> None:
         if not self.has_warned:
             self.has_warned = True
-            failure = f"MLflow at {store_uri()} fails ({summary(error)})"
+            failure = f"MLflow at {shown_uri()} fails ({summary(error)})"
             print(f"{failure}; nothing is lost, training goes on", file=sys.stderr, flush=True)
 
 

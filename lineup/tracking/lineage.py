@@ -94,7 +94,7 @@ def _dvc_digests() -> dict[str, str]:
     """Return the MD5 by which DVC knows the dataset and the split."""
     try:
         stages = yaml.safe_load(DVC_LOCK.read_text(encoding="utf-8"))["stages"]
-    except FileNotFoundError:
+    except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError):  # none, or half merged
         return {}
     made = [stages.get(stage, {}) for stage in ("fetch", "split")]
     outputs = [output for stage in made for output in stage.get("outs", [])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 
 from lineup.paths import repository
@@ -45,6 +46,11 @@ def artifact_root() -> Path | None:
 def store_uri() -> str:
     """Return MLFLOW_TRACKING_URI, or this repository's SQLite store, as an absolute address."""
     return _absolute(_TRACKING_URI)
+
+
+def shown_uri() -> str:
+    """Return the store's address as messages name it: without its password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", store_uri())
 
 
 def store_key() -> str:

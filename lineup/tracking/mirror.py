@@ -107,10 +107,10 @@ class Mirror:
             cursor = {"experiment": born, "run": run.info.run_id, "points": 0, "artifacts": {}}
             cursor["is_guest"] = is_guest
         self.cursor = cursor
+        write_json(self.cursor_file, cursor)  # what follows may fail, and the run is ours
         if not cursor["is_guest"]:
             self._send_params(run)
             self._link_start(run)
-        write_json(self.cursor_file, cursor)
         return run
 
     def _read_cursor(self) -> dict[str, Any]:

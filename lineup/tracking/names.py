@@ -1,6 +1,5 @@
 """Names in MLflow: what they are made of, and which of them have a meaning for us."""
 
-GATE_ALIASES = {"champion", "challenger"}  # all others are architectures
 RUN_ID = "lineup.run_id"  # the tag by which runs, models and versions are found
 EPOCH_OF = "lineup.epoch_of"  # the tag of models that are kept epochs: which run they are of
 WEIGHTS_TAG = "weights_sha256"  # the tag by which the model of a weights file is found

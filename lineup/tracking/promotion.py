@@ -18,7 +18,14 @@ from lineup.files import read_json
 from lineup.paths import VALIDATION
 from lineup.tensors import read_tensors
 from lineup.tracking.mirror import Mirror
-from lineup.tracking.registry import MAX_ROUNDS, aliased, describe_version, set_alias
+from lineup.tracking.names import MODEL_TAG
+from lineup.tracking.registry import (
+    MAX_ROUNDS,
+    aliased,
+    describe_version,
+    is_model_deleted,
+    set_alias,
+)
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import registry_lock
 
@@ -98,22 +105,32 @@ def decide(
     """
     if champion and champion.version == candidate.version:
         return Decision(True, "it was the champion already")
+    if champion and _has_replaced(client, candidate, champion):
+        return Decision(True, f"it is version {champion.version}, whose model was deleted, anew")
     promoted_at = int(champion.tags.get(PROMOTED_AT, 0)) if champion else 0
     if wish["time"] < promoted_at < now_ms() + MOST_AHEAD:  # else another machine's clock is wrong
-        return _decide_late(candidate, champion, wish, validation)
+        return _decide_late(client, candidate, champion, wish, validation)
     if wish["promote"] != "gate":
         is_forced = wish["promote"] == "always"
         return Decision(is_forced, f"export.promote is '{wish['promote']}'")
     if champion is None:
         return Decision(True, "there was no champion")
-    if obstacle := _obstacle(candidate, champion):
+    if obstacle := _obstacle(client, candidate, champion):
         hint = "so they can't be compared; to replace it: dvc exp run -S export.promote=always"
         return Decision(False, f"champion version {champion.version} {obstacle}, {hint}")
     return _compare(client, candidate, champion, wish, validation)
 
 
-def _obstacle(candidate: ModelVersion, champion: ModelVersion) -> str:
+def _has_replaced(client: MlflowClient, candidate: ModelVersion, champion: ModelVersion) -> bool:
+    """Tell whether a version was made because the files of the champion, the same, are gone."""
+    is_same = champion.tags.get(MODEL_TAG) == candidate.tags[MODEL_TAG]
+    return is_same and is_model_deleted(client, champion)
+
+
+def _obstacle(client: MlflowClient, candidate: ModelVersion, champion: ModelVersion) -> str:
     """Return why two versions can't be compared, if so."""
+    if is_model_deleted(client, champion):
+        return "has lost its files: somebody deleted its model"
     if "verified" not in champion.tags:
         return "was registered by an older Lineup, without its validation answers"
     is_same = champion.tags.get("split") == candidate.tags["split"]
@@ -121,7 +138,11 @@ def _obstacle(candidate: ModelVersion, champion: ModelVersion) -> str:
 
 
 def _decide_late(
-    candidate: ModelVersion, champion: ModelVersion, wish: dict[str, Any], validation: Path
+    client: MlflowClient,
+    candidate: ModelVersion,
+    champion: ModelVersion,
+    wish: dict[str, Any],
+    validation: Path,
 ) -> Decision:
     """Decide about an export that waited while a later one became champion.
 
@@ -129,7 +150,7 @@ def _decide_late(
     """
     order = f"champion version {champion.version} was exported after it"
     is_forced = "export.promote" in champion.tags.get("gate", "")
-    if is_forced or wish["promote"] == "never" or _obstacle(candidate, champion):
+    if is_forced or wish["promote"] == "never" or _obstacle(client, candidate, champion):
         return Decision(False, order)
     own, other = _answers(champion, validation)
     p_worse = mcnemar(other, own)["p_one_sided"]
@@ -165,7 +186,7 @@ def _compare(
     )
     if test["p_one_sided"] < wish["level"]:
         return Decision(False, f"significantly worse: {numbers}")
-    best = best_champion(client, candidate)
+    best = best_champion(client, champion)
     accuracy = float(candidate.tags.get("val_accuracy", "nan"))
     if accuracy < best - wish["margin"]:
         far = f"more than {wish['margin']} below the best champion's {best:.4f}"
@@ -175,13 +196,13 @@ def _compare(
     return Decision(True, f"{'better' if is_better else 'not significantly worse'}: {numbers}")
 
 
-def best_champion(client: MlflowClient, version: ModelVersion) -> float:
-    """Return the highest validation accuracy of any champion so far on this version's split."""
+def best_champion(client: MlflowClient, champion: ModelVersion) -> float:
+    """Return the highest validation accuracy of this and all former champions on its split."""
     query = (
-        f"name = '{version.name}' and tags.split = '{version.tags['split']}'"
+        f"name = '{champion.name}' and tags.split = '{champion.tags['split']}'"
         f" and tags.`{PROMOTED_AT}` != ''"
     )
-    tags = [champion.tags for champion in client.search_model_versions(query)]
+    tags = [version.tags for version in (champion, *client.search_model_versions(query))]
     return max((float(t["val_accuracy"]) for t in tags if "val_accuracy" in t), default=-math.inf)
 
 

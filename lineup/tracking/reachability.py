@@ -47,6 +47,8 @@ def _check(variable: str, uri: str) -> None:
         raise StoreError(f"no answer within {ANSWER_TIMEOUT_SECONDS:.0f} s") from None
     except requests.exceptions.ConnectionError:
         raise StoreError("nothing listens there") from None
+    except requests.exceptions.RequestException as error:
+        raise StoreError(f"{variable} is no address: {error}") from None
     if status in BROKEN:
         raise StoreError(f"it answers with status {status}")
 

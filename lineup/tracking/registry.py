@@ -33,6 +33,7 @@ MAX_MACHINES = 20  # that register versions of one architecture at the same mome
 MAX_ROUNDS = 10  # of moving an alias that other machines move meanwhile
 TRAINED_AT = "lineup.trained_at"  # milliseconds
 READY = "READY"
+LOGGED = "models:/"  # the source of a version: its LoggedModel
 
 
 def register(mirror: Mirror) -> ModelVersion | None:
@@ -49,10 +50,11 @@ def register(mirror: Mirror) -> ModelVersion | None:
     name = registered_name(info.dataset)
     with mirror.lock:
         model = mirror.find_model()
+        was_lost = model is None
         if model is None or model.status != READY:
             model = _log_model(mirror, info, model)
         version = find_version(client, name, info)
-        if version is None:
+        if version is None or (was_lost and is_model_deleted(client, version)):
             version = _create_version(mirror, info, name, model)
         _update_tags(mirror, version, info)
         _point_alias(client, version, info.architecture)
@@ -89,7 +91,7 @@ def _create_version(mirror: Mirror, info: ModelInfo, name: str, model: LoggedMod
         client.create_registered_model(name, description=text)
     return client.create_model_version(
         name,
-        source=f"models:/{model.model_id}",
+        source=f"{LOGGED}{model.model_id}",
         run_id=mirror.run.info.run_id,
         model_id=model.model_id,
         tags={
@@ -219,7 +221,7 @@ def _point_alias(client: MlflowClient, version: ModelVersion, alias: str) -> Non
         for _ in range(MAX_ROUNDS):
             holder = aliased(client, version.name, alias)
             known = [version, *_recent_versions(client, version.name, alias)]
-            newest = max([*filter(None, [holder]), *known], key=_trained_at)
+            newest = max([*filter(None, [holder]), *known], key=_trained_at_and_number)
             if holder and holder.version == newest.version:
                 break
             set_alias(client, newest, alias)
@@ -241,6 +243,21 @@ def _recent_versions(client: MlflowClient, name: str, architecture: str) -> list
 
 def _trained_at(version: ModelVersion) -> int:
     return int(version.tags.get(TRAINED_AT, 0))
+
+
+def _trained_at_and_number(version: ModelVersion) -> tuple[int, int]:
+    return _trained_at(version), int(version.version)
+
+
+def is_model_deleted(client: MlflowClient, version: ModelVersion) -> bool:
+    """Tell whether a version points to files of a model that somebody deleted."""
+    try:
+        client.get_logged_model(version.source.removeprefix(LOGGED))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return True
+        raise
+    return False
 
 
 def aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:

@@ -100,6 +100,14 @@ class RunLog:
             self._known_points.add(key)
             _append(self.points_file, {"time": at or now_ms(), "step": step, "values": values})
 
+    def renew_point(self, step: int, values: dict[str, float]) -> None:
+        """Append metrics of a step, measured anew, unless they are as they were."""
+        points, _ = self.read_points()
+        known = [p["values"] for p in points if (p["step"], [*p["values"]]) == (step, [*values])]
+        if known[-1:] != [values]:
+            self._open_points()
+            _append(self.points_file, {"time": now_ms(), "step": step, "values": values})
+
     def _open_points(self) -> set[tuple[int, str]]:
         """Cut off a line that a kill left torn; return which points are there."""
         if not self.points_file.exists():

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy.exc import SQLAlchemyError
 
 from lineup.errors import UserError
 from lineup.paths import state_dir
@@ -47,6 +48,9 @@ def client() -> MlflowClient:
             connected = MlflowClient(uri, registry_uri)
         except MlflowException as error:
             raise StoreError(_explain(error, uri)) from None
+        except (ImportError, SQLAlchemyError) as error:
+            hint = "is the address right, and the database's driver installed?"
+            raise StoreError(f"{error}; {hint}") from None
         if file:
             sqlite_tables.relocate(file)
     return connected
@@ -65,7 +69,7 @@ def client_for_user() -> MlflowClient:
         connected = client()
         connected.search_registered_models(max_results=1)  # a server may refuse this user
     except (StoreError, MlflowException) as error:
-        raise UserError(f"MLflow at {location.store_uri()}: {summary(error)}") from None
+        raise UserError(f"MLflow at {location.shown_uri()}: {summary(error)}") from None
     return connected
 
 
@@ -134,7 +138,7 @@ def download(uri: str) -> Path:
     except MlflowException as error:
         names = sorted(model.name for model in connected.search_registered_models())
         known = ", ".join(names) or "none yet: run dvc repro, or make sync after dvc pull"
-        where = location.store_uri()
+        where = location.shown_uri()
         raise UserError(
             f"{uri} could not be loaded from {where} ({summary(error)}); registered: {known}"
         ) from None

@@ -31,7 +31,7 @@ from lineup.paths import (
     state_dir,
 )
 from lineup.tracking.lineage import dataset_names, name_params
-from lineup.tracking.location import enabled, host, store_uri
+from lineup.tracking.location import enabled, host, shown_uri
 from lineup.tracking.mirror import Mirror, close_abandoned_runs
 from lineup.tracking.names import RESTORED
 from lineup.tracking.promotion import exported_at, promote
@@ -76,7 +76,7 @@ def record_scores(trained: Sequence[Mapping[str, Any]]) -> None:
         log = RunLog(row["run_id"])
         if log.is_started:  # not where tracking was off
             scores = {name: value for name, value in row.items() if name.startswith("test_")}
-            log.add_point(row["epoch"], scores)
+            log.renew_point(row["epoch"], scores)
             logs.append(log)
     _record_or_warn(logs)
 
@@ -93,14 +93,18 @@ def sync() -> None:
         print(f"{len(unmet)} trainings were never evaluated, so they have no version: {names}")
     if outage:
         raise UserError(f"{outage}; nothing is lost, run make sync again later")
-    print(f"{store_uri()} has all {len(logs)} runs, but for those that were deleted there")
+    exceptions = "those that were deleted there, and what was warned of above"
+    print(f"{shown_uri()} has all {len(logs)} runs, but for {exceptions}")
 
 
 def _is_scored(log: RunLog) -> bool:
     """Tell whether a training was evaluated, or was one of several seeds."""
     if log.evaluation.exists():
         return True
-    points, _ = log.read_points()
+    try:
+        points, _ = log.read_points()
+    except DamagedError:  # it was said already
+        return True
     return any(name.startswith("test_") for point in points for name in point["values"])
 
 
@@ -150,7 +154,7 @@ class _Attempts:
         except UserError:
             raise
         except Exception as error:  # a store can fail in any way
-            self.error = self.error or f"MLflow at {store_uri()} fails ({summary(error)})"
+            self.error = self.error or f"MLflow at {shown_uri()} fails ({summary(error)})"
             self.seconds_lost += time.monotonic() - start
             return None
 

@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from lineup.files import read_json, sha256, write_json
 from lineup.tensors import read_tensors, write_tensors
+from lineup.tracking.catalog import registered_architectures
 from lineup.tracking.names import MODEL_TAG, RUN_ID
 from lineup.tracking.registry import aliased
 from lineup.tracking.run_log import RunLog, now_ms
@@ -194,6 +195,39 @@ def test_what_cannot_be_compared_becomes_challenger_and_says_how_to_replace(regi
     assert "challenger" in decision and obstacle in decision
     assert "dvc exp run -S export.promote=always" in decision
     assert aliases(registry)["champion"] == 1
+
+
+def test_the_champion_itself_counts_among_the_best_whoever_made_it_champion(registry):
+    train(40)
+    registry.set_registered_model_alias("digits", "champion", "1")  # by hand
+    train(38)
+    assert f"below the best champion's {40 / COUNT:.4f}" in export(margin=1.5 / COUNT)
+
+
+def test_a_version_whose_model_was_deleted_is_replaced_and_blocks_no_gate(registry):
+    train(40)
+    export()
+    delete_model(registry, 1)
+    stage("sync")
+    assert aliases(registry) == {"linear": 2, "champion": 2}
+    assert "whose model was deleted, anew" in version(registry, 2).tags["gate"]
+    delete_model(registry, 2)
+    train(41)
+    decision = export()
+    assert "challenger" in decision and "has lost its files" in decision
+    assert "champion" in export(promote="always") and aliases(registry)["champion"] == 3
+
+
+def delete_model(client, number):
+    """Do as a person who deletes a logged model in MLflow's pages."""
+    client.delete_logged_model(version(client, number).source.removeprefix("models:/"))
+
+
+def test_an_alias_of_a_persons_own_is_no_architecture(registry):
+    train(40)
+    export()
+    registry.set_registered_model_alias("digits", "production", "1")
+    assert registered_architectures("digits") == {"linear": "models:/digits@linear"}
 
 
 def test_equal_weights_that_were_judged_by_other_pictures_are_a_version_of_their_own(registry):

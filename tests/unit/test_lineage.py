@@ -131,6 +131,13 @@ def test_without_git_nothing_is_known_and_nothing_fails(tmp_path, monkeypatch):
     assert lineage.changes() == b""
 
 
+@pytest.mark.parametrize("lock", ["", "<<<<<<< HEAD\nstages:\n=======\n>>>>>>> x\n", "a: 1\n"])
+def test_a_lock_that_is_half_merged_stops_no_training(lock, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.lock").write_text(lock)
+    assert lineage.details()["dvc_md5"] == {}
+
+
 def test_settings_become_flat_names():
     nested = {"a": 1, "b": {"c": [1, 2], "d": {"e": None}}, "f": {}}
     assert lineage.flatten(nested) == {"a": 1, "b.c": [1, 2], "b.d.e": None}

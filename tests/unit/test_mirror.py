@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from lineup.files import write_json
 from lineup.tensors import read_tensors, write_tensors
 from lineup.tracking.mirror import Mirror, close_abandoned_runs
+from lineup.tracking.names import RESTORED
 from lineup.tracking.run_log import RunLog
 from lineup.tracking.store import client as connect
 
@@ -123,6 +124,22 @@ def test_the_process_beside_a_training_imports_no_torch(here, tmp_path):
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "lineup.tracking.mirror" in imported
     assert not {"torch", "scipy.stats", "matplotlib", "onnx", "sklearn"} & imported
+
+
+def test_a_restored_run_of_which_one_request_failed_is_completed(client, monkeypatch):
+    log = begin(tags={RESTORED: "true"})
+    log.add_point(1, {"loss": 0.5})
+    log.set_status("FINISHED")
+    with monkeypatch.context() as patch, pytest.raises(ConnectionError):
+        patch.setattr(client, "log_batch", refuse)
+        mirror(log, client)
+    run = mirror(log, client)
+    assert run.data.params == {"p": "1"} and run.data.metrics == {"loss": 0.5}
+    assert run.info.status == "FINISHED"
+
+
+def refuse(*_, **__):
+    raise ConnectionError("the server is gone")
 
 
 def test_ten_thousand_points_are_sent_once(client):

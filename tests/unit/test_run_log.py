@@ -26,6 +26,13 @@ def test_a_resumed_training_may_repeat_its_points(here):
     assert found == [(1, 10, "loss"), (2, 20, "loss"), (2, 20, "accuracy")]
 
 
+def test_what_is_measured_anew_is_added_where_it_is_another_value(here):
+    log = RunLog("a")
+    for loss in (0.5, 0.5, 0.25, 0.25):
+        log.renew_point(3, {"test_loss": loss})
+    assert [point["values"]["test_loss"] for point in log.read_points()[0]] == [0.5, 0.25]
+
+
 def test_points_are_read_from_where_the_last_reader_stopped(here):
     log = RunLog("a")
     assert log.read_points() == ([], 0)

@@ -127,6 +127,21 @@ def test_a_store_whose_artifacts_are_elsewhere_on_purpose_is_left_as_it_is(tmp_p
 
 
 @pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://localhost:5000:5000", "MLFLOW_TRACKING_URI is no address"),
+        ("postgresql+nodriver://ann:secret@localhost/lineup", "is the address right"),
+        ("mysql+pymysql://ann:secret@localhost/lineup", "database's driver installed"),
+    ],
+)
+def test_a_wrong_address_is_one_line_without_its_password(address, reason, monkeypatch):
+    use_store(monkeypatch, address)
+    with pytest.raises(UserError, match=reason) as error:
+        client_for_user()
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("status", "reason"),
     [(401, "it knows no such user and password"), (403, "this user may not do that")],
 )
