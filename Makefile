@@ -6,6 +6,8 @@ ENV := .venv/.complete
 SERVICES := .venv-services/.complete
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --no-emit-index-url
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# macOS's make 3.81 looks simple commands up itself, in the PATH of before, unless this is set
+SHELL := bash
 
 define make_environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -29,8 +31,8 @@ help:  ## list the targets
 repro: git $(ENV)  ## run the pipeline: data, all architectures, leaderboard, champion; JOBS=4 trains four at a time
 	@# a killed dvc may leave an empty one, which stops all others; of the future: the clock was set back
 	@find .dvc/tmp/rwlock -empty \( -mmin +1 -o -newermt '1 minute' \) -delete 2>/dev/null || true
-	$(if $(filter-out 1,$(JOBS)),$(BIN)/python -m stages.train_all $(JOBS))
-	$(BIN)/dvc repro
+	$(if $(filter-out 1,$(JOBS)),python -m stages.train_all $(JOBS))
+	dvc repro
 
 git:
 	@git rev-parse --git-dir >/dev/null 2>&1 || grep -qs no_scm .dvc/config .dvc/config.local || \
@@ -38,10 +40,10 @@ git:
 		"git commit -m start; or, without Git: make .venv/.complete; .venv/bin/dvc config --local core.no_scm true"; exit 2; }
 
 test: $(ENV)  ## what must hold of the code, in under five minutes
-	$(BIN)/python -m pytest -q
+	python -m pytest -q
 
 test-slow: $(ENV)  ## what takes minutes: browsers, servers, kills
-	$(BIN)/python -m pytest -q -m slow
+	python -m pytest -q -m slow
 
 test-services: $(SERVICES)  ## a team's servers: PostgreSQL (Debian's package), MLflow with passwords, S3
 	.venv-services/bin/python -m pytest -q -m services tests/services
@@ -49,41 +51,41 @@ test-services: $(SERVICES)  ## a team's servers: PostgreSQL (Debian's package), 
 ui: $(ENV)  ## browse experiments and models: MLflow on http://127.0.0.1:5000
 	@echo 'Runs of the first dataset: http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning'
 	@echo 'All: click Model training at the top left, which the browser remembers, then Experiments'
-	$(BIN)/mlflow ui --host 127.0.0.1
+	mlflow ui --host 127.0.0.1
 
 cluster: $(ENV)  ## add Ray: then LINEUP_RAY=host:port trains on its nodes
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes -r requirements-cluster.lock
 
 search: $(ENV)  ## find better settings of one architecture: make search A=cnn, twenty minutes
-	$(BIN)/python -m stages.search $(or $(A),cnn)
+	python -m stages.search $(or $(A),cnn)
 
 sync: $(ENV)  ## record in MLflow what it lacks
-	$(BIN)/python -m stages.sync
+	python -m stages.sync
 
 NO_SCORES := Created|.*[._/]|(dataset|model|seed|architectures|parameters|models|evaluation)$$
 experiments: $(ENV)  ## compare DVC's experiments: what differs, what ships, each validation score
-	@$(BIN)/dvc exp show --only-changed --no-pager --drop 'Created|val_|.*/|(?!(dataset|model|seed)$$)[a-z0-9]+$$'
+	@dvc exp show --only-changed --no-pager --drop 'Created|val_|.*/|(?!(dataset|model|seed)$$)[a-z0-9]+$$'
 	@echo "Each architecture's validation score:"
-	@$(BIN)/dvc exp show --only-changed --no-pager --drop '$(NO_SCORES)'
+	@dvc exp show --only-changed --no-pager --drop '$(NO_SCORES)'
 
 report: $(ENV)  ## one self-contained page: report.html
-	$(BIN)/python -m stages.report
+	python -m stages.report
 
 demo: $(ENV)  ## draw a digit in the browser and see what every registered model says
-	$(BIN)/python -m stages.demo
+	python -m stages.demo
 
 lint: $(ENV)  ## ruff: mistakes and formatting
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	ruff check .
+	ruff format --check .
 
 BENCHMARKS := "loop.py speed" latency.py tracking.py tutorials.py "growth.py images" "growth.py runs"
 bench: $(ENV)  ## measure speed, an hour on an idle machine: ratios of what alternates, also in benchmarks.md
-	$(BIN)/dvc repro --quiet
-	for each in $(BENCHMARKS); do printf "\n## %s\n\n" "$$each"; $(BIN)/python tests/benchmarks/$$each || exit; done > benchmarks.md
+	dvc repro --quiet
+	for each in $(BENCHMARKS); do printf "\n## %s\n\n" "$$each"; python tests/benchmarks/$$each || exit; done > benchmarks.md
 	cat benchmarks.md
 
 verify: $(ENV)  ## train MNIST with precision: portable, and compare the bytes with ours
-	$(BIN)/python tests/benchmarks/portable.py
+	python tests/benchmarks/portable.py
 
 lock: $(ENV)  ## choose the newest versions that fit together
 	$(LOCK) --upgrade --extra test --extra tensorboard --extra demo pyproject.toml -o requirements.lock

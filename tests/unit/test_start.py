@@ -83,7 +83,7 @@ def test_make_repro_removes_an_empty_lock_that_a_killed_dvc_left(tmp_path):
     (tmp_path / "Makefile").write_text(
         (tmp_path / "Makefile")
         .read_text()
-        .replace("\t$(BIN)/dvc repro", "\tls .dvc/tmp")
+        .replace("\tdvc repro", "\tls .dvc/tmp")
         .replace("git $(ENV)", "")
     )
     lock = tmp_path / ".dvc/tmp/rwlock"
