@@ -46,14 +46,18 @@ def make_report() -> str:
         raise UserError(f"{EVALUATION}/ holds no leaderboard yet; run: dvc repro evaluate")
     with explain_damage(LEADERBOARD_CSV):
         names = list(pd.read_csv(LEADERBOARD_CSV)["architecture"])
+    infos = {name: ModelInfo.read(EVALUATION / name) for name in names}
+    dataset, split = Dataset.read(), Split.read()
+    if {(info.dataset, info.split) for info in infos.values()} != {(dataset.name, split.digest)}:
+        raise UserError(f"{EVALUATION}/ is of other data than {RAW} and {SPLIT}; run: dvc repro")
     leaderboard, notes = _read_leaderboard(EVALUATION / "leaderboard.md")
     return render(
         "report.html.jinja",
-        dataset=Dataset.read(),
+        dataset=dataset,
         leaderboard=leaderboard,
         notes=notes,
         comparisons=_read_comparisons(EVALUATION / "comparisons.csv"),
-        architectures=[_describe(name) for name in names],
+        architectures=[_describe(name, info) for name, info in infos.items()],
         findings=read_findings(DATA_REPORT),
         pictures={
             "leaderboard": _embed(PLOTS / "leaderboard.png"),
@@ -91,11 +95,8 @@ def _read_comparisons(path: Path) -> list[list[str]]:
     return [head, *rows] if rows else []
 
 
-def _describe(name: str) -> dict[str, Any]:
+def _describe(name: str, info: ModelInfo) -> dict[str, Any]:
     """Return what the page shows of one architecture: scores, plots by caption, recipe."""
-    info = ModelInfo.read(EVALUATION / name)
-    if (info.dataset, info.split) != (Dataset.read().name, Split.read().digest):
-        raise UserError(f"{EVALUATION}/ is of other data than {RAW} and {SPLIT}; run: dvc repro")
     recipe = {
         "hyperparameters": info.hyperparameters,
         "recipe": info.recipe,

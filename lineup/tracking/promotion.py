@@ -129,12 +129,12 @@ def _has_replaced(client: MlflowClient, candidate: ModelVersion, champion: Model
 
 def _obstacle(client: MlflowClient, candidate: ModelVersion, champion: ModelVersion) -> str:
     """Return why two versions can't be compared, if so."""
-    if is_model_deleted(client, champion):
-        return "has lost its files: somebody deleted its model"
     if "verified" not in champion.tags:
         return "was registered by an older Lineup, without its validation answers"
-    is_same = champion.tags.get("split") == candidate.tags["split"]
-    return "" if is_same else "was trained on another split, or on other data"
+    if champion.tags.get("split") != candidate.tags["split"]:
+        return "was trained on another split, or on other data"
+    is_deleted = is_model_deleted(client, champion)
+    return "has lost its files: somebody deleted its model" if is_deleted else ""
 
 
 def _decide_late(

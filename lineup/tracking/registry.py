@@ -251,6 +251,8 @@ def _trained_at_and_number(version: ModelVersion) -> tuple[int, int]:
 
 def is_model_deleted(client: MlflowClient, version: ModelVersion) -> bool:
     """Tell whether a version points to files of a model that somebody deleted."""
+    if not version.source.startswith(LOGGED):  # registered by hand, from elsewhere
+        return False
     try:
         client.get_logged_model(version.source.removeprefix(LOGGED))
     except MlflowException as error:

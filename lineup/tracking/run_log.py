@@ -74,7 +74,7 @@ class RunLog:
         self.evaluation = self.folder / "evaluation"
         self.evaluation_note = self.folder / "evaluation.json"
         self.promotion_file = self.folder / "promotion.json"
-        self._known_points: set[tuple[int, str]] | None = None
+        self._known_points: dict[tuple[int, str], dict[str, float]] | None = None
 
     @property
     def is_started(self) -> bool:
@@ -93,29 +93,32 @@ class RunLog:
 
     def add_point(self, step: int, values: dict[str, float], at: int | None = None) -> None:
         """Append metrics of a step; a resumed training may repeat them, which changes nothing."""
-        if self._known_points is None:
-            self._known_points = self._open_points()
-        key = (step, ",".join(values))
-        if key not in self._known_points:
-            self._known_points.add(key)
-            _append(self.points_file, {"time": at or now_ms(), "step": step, "values": values})
+        if self._known_values(step, values) is None:
+            self._append_point(step, values, at)
 
     def renew_point(self, step: int, values: dict[str, float]) -> None:
         """Append metrics of a step, measured anew, unless they are as they were."""
-        points, _ = self.read_points()
-        known = [p["values"] for p in points if (p["step"], [*p["values"]]) == (step, [*values])]
-        if known[-1:] != [values]:
-            self._open_points()
-            _append(self.points_file, {"time": now_ms(), "step": step, "values": values})
+        if self._known_values(step, values) != values:
+            self._append_point(step, values)
 
-    def _open_points(self) -> set[tuple[int, str]]:
-        """Cut off a line that a kill left torn; return which points are there."""
+    def _known_values(self, step: int, values: dict[str, float]) -> dict[str, float] | None:
+        """Return the last values of these metrics at a step."""
+        if self._known_points is None:
+            self._known_points = self._open_points()
+        return self._known_points.get(_key(step, values))
+
+    def _append_point(self, step: int, values: dict[str, float], at: int | None = None) -> None:
+        self._known_points[_key(step, values)] = values
+        _append(self.points_file, {"time": at or now_ms(), "step": step, "values": values})
+
+    def _open_points(self) -> dict[tuple[int, str], dict[str, float]]:
+        """Cut off a line that a kill left torn; return the values of the points that are there."""
         if not self.points_file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            return set()
+            return {}
         points, size = self.read_points()
         os.truncate(self.points_file, size)
-        return {(point["step"], ",".join(point["values"])) for point in points}
+        return {_key(point["step"], point["values"]): point["values"] for point in points}
 
     def read_points(
         self, offset: int = 0, most: int | None = None
@@ -151,6 +154,10 @@ class RunLog:
         """Bring what was appended safely to disk; a checkpoint is saved after it."""
         if self.points_file.exists():
             flush(self.points_file)
+
+
+def _key(step: int, values: dict[str, float]) -> tuple[int, str]:
+    return step, ",".join(values)
 
 
 def _append(path: Path, content: dict[str, Any]) -> None:
