@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_UPDATES = 2.0
 SECONDS_AFTER_FAILURE = 15.0
 ENDS = {"FINISHED", "FAILED"}  # statuses; one that was killed may go on
+TRIES_AT_THE_END = 2  # the first fails where the run or its experiment was deleted just now
 SECONDS_TO_COME_BACK = 5.0  # a server that was down so short ago is not asked at the end
 
 
@@ -89,9 +90,12 @@ def follow_run(run_id: str) -> int:
     while not is_over.is_set():
         has_failed = not _update(sessions)
         is_over.wait(SECONDS_AFTER_FAILURE if has_failed else SECONDS_BETWEEN_UPDATES)
-    if any(session.is_down for session in sessions):
-        return 1
-    return 0 if _update(sessions, is_over=True) else 1
+    for _ in range(TRIES_AT_THE_END):
+        if any(session.is_down for session in sessions):
+            return 1
+        if _update(sessions, is_over=True):
+            return 0
+    return 1
 
 
 def _listen(sessions: list[_Session], is_over: threading.Event) -> None:

@@ -1,5 +1,6 @@
 """The mirror: MLflow is made equal to a run's folder, whatever happened to either."""
 
+import io
 import math
 import socket
 import time
@@ -10,10 +11,12 @@ import torch
 from filelock import FileLock
 from helpers.project import ROOT, Project
 from helpers.store import contents, points, runs, use_store
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from lineup.files import write_json
 from lineup.tensors import read_tensors, write_tensors
+from lineup.tracking.follower_process import follow_run
 from lineup.tracking.mirror import Mirror, close_abandoned_runs
 from lineup.tracking.names import RESTORED
 from lineup.tracking.run_log import RunLog
@@ -140,6 +143,29 @@ def test_a_restored_run_of_which_one_request_failed_is_completed(client, monkeyp
 
 def refuse(*_, **__):
     raise ConnectionError("the server is gone")
+
+
+@pytest.mark.parametrize("what", ["run", "experiment"])
+def test_what_is_deleted_while_the_end_is_sent_fails_nothing(client, monkeypatch, what):
+    log = begin()
+    mirror(log, client, is_live=True)
+    log.set_status("FINISHED")
+    end_run, run = MlflowClient.set_terminated, runs(client, "e")["n"].info
+
+    def delete_first(client, *arguments):
+        monkeypatch.setattr(MlflowClient, "set_terminated", end_run)
+        if what == "run":
+            client.delete_run(run.run_id)
+        else:
+            client.delete_experiment(run.experiment_id)
+        end_run(client, *arguments)
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", delete_first)
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # the training is over
+    assert follow_run(RUN_ID) == 0
+    known = client.get_run(run.run_id).info
+    expected = ("deleted", "RUNNING") if what == "run" else ("active", "FINISHED")
+    assert (known.lifecycle_stage, known.status) == expected
 
 
 def test_ten_thousand_points_are_sent_once(client):
