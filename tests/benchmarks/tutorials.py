@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from lineup import architectures  # noqa: E402
 from lineup.data.sources import Source, read_source  # noqa: E402
 from lineup.data.splitting import Draw, channel_statistics, stratified_split  # noqa: E402
-from lineup.params import Augment, load_params  # noqa: E402
+from lineup.params import load_params  # noqa: E402
 from lineup.task import Task  # noqa: E402
 from lineup.training.batches import Batches  # noqa: E402
 from lineup.training.device import resolve_precision  # noqa: E402
@@ -96,6 +96,11 @@ def fit(
             )
 
 
+def tell(progress: str) -> None:
+    """Print beside the table, which goes to a file."""
+    print(progress, file=sys.stderr)
+
+
 # --- as written -----------------------------------------------------------------------------------
 
 
@@ -112,7 +117,7 @@ def write_a() -> Score:
     for epoch in range(10):
         fit(model, optimizer, train)
         accuracy, loss = test(model, held_out)
-        print(f"  A epoch {epoch + 1}: test loss {loss:.4f}, accuracy {accuracy:.4f}", flush=True)
+        tell(f"  A epoch {epoch + 1}: test loss {loss:.4f}, accuracy {accuracy:.4f}")
     return accuracy, loss, time.perf_counter() - started
 
 
@@ -177,7 +182,7 @@ def write_c() -> Score:
     for epoch in range(10):
         fit(model, optimizer, train)
         accuracy, loss = test(model, held_out)
-        print(f"  C epoch {epoch + 1}: test loss {loss:.4f}, accuracy {accuracy:.4f}", flush=True)
+        tell(f"  C epoch {epoch + 1}: test loss {loss:.4f}, accuracy {accuracy:.4f}")
     return accuracy, loss, time.perf_counter() - started
 
 
@@ -210,10 +215,7 @@ def write_e(epochs: int = 10) -> Score:
     for epoch in range(epochs):
         fit(model, optimizer, train)
         accuracy, loss = test(model, held_out)
-        print(
-            f"  E epoch {epoch + 1}: validation loss {loss:.4f}, accuracy {accuracy:.4f}",
-            flush=True,
-        )
+        tell(f"  E epoch {epoch + 1}: validation loss {loss:.4f}, accuracy {accuracy:.4f}")
     seconds = time.perf_counter() - started
     loader = DataLoader(Pictures(*data.test), batch_size=256)
     loaded = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
@@ -293,9 +295,11 @@ def train_ours(
 
 def train_garments(name: str) -> Score:
     """Train on FashionMNIST: garments may be mirrored, are never turned, take more epochs."""
-    hyperparameters = load_params().recipe(name)[1] | {"dropout": 0.1}
-    augment = Augment(rotate=0, shift=0.05, scale=0, shear=0, flip=True, erase=0)
-    return train_ours(name, "fashion-mnist", hyperparameters, epochs=16, augment=augment)
+    recipe, own = load_params().recipe(name)
+    garments = {"rotate": 0, "shift": 0.05, "scale": 0, "shear": 0, "flip": True, "erase": 0}
+    augment = recipe.augment.model_copy(update=garments)
+    own |= {"dropout": 0.1}
+    return train_ours(name, "fashion-mnist", own, epochs=16, augment=augment)
 
 
 def train_plainly(name: str, dataset: str, **settings: object) -> Score:
@@ -382,12 +386,9 @@ def main(
     for contest in contests(epochs_b):
         if contest.system not in chosen:
             continue
-        print(f"{contest.system} {contest.name}: as written", flush=True)
+        tell(f"{contest.system} {contest.name}: as written")
         written = contest.written()
-        print(
-            f"{contest.system} {contest.name}: {written[0]:.4f} in {written[2]:.1f} s; ours",
-            flush=True,
-        )
+        tell(f"{contest.system} {contest.name}: {written[0]:.4f} in {written[2]:.1f} s; ours")
         rows.append((contest, written, contest.ours(), os.getloadavg()[0]))
     print("\n| | | published | as written | loss | s | ours | loss | s | written / ours | load |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
