@@ -6,6 +6,7 @@ import shutil
 from lineup.cli import progress, run
 from lineup.params import BEST, load_params
 from lineup.paths import EVALUATION, MODELS
+from lineup.process import end_with_parent
 from lineup.task import Task
 from lineup.tracking.location import enabled
 
@@ -13,6 +14,7 @@ from lineup.tracking.location import enabled
 def main() -> None:
     """Write evaluation/ for params.yaml's architectures, and record it in MLflow."""
     params = load_params()
+    end_with_parent()
 
     from lineup.evaluation import leaderboard
     from lineup.evaluation.evaluator import Examples, evaluate_model, load_models
@@ -22,8 +24,7 @@ def main() -> None:
         for name in params.architectures:
             remove_finished(MODELS / name)
     examples = Examples.read()
-    dataset = examples.dataset
-    models = load_models(params.architectures, dataset)
+    models = load_models(params.architectures)
     shutil.rmtree(EVALUATION, ignore_errors=True)
 
     evaluations = []
@@ -35,7 +36,7 @@ def main() -> None:
     rows = [evaluation.row for evaluation in evaluations]
     names = [row["architecture"] for row in rows]
     leaderboard.write_learning_curves(names)
-    if dataset.task is Task.CLASSIFICATION:
+    if examples.dataset.task is Task.CLASSIFICATION:
         leaderboard.write_confusion(evaluations)
         leaderboard.compare(evaluations, examples)
     leaderboard.write_leaderboard(rows, params.evaluate.confidence, examples)

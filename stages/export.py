@@ -4,12 +4,14 @@ from lineup.cli import run
 from lineup.files import write_json
 from lineup.params import load_params
 from lineup.paths import EVALUATION, EXPORT, METRICS_JSON, MODELS
+from lineup.process import end_with_parent
 from lineup.tracking.location import enabled
 
 
 def main() -> None:
     """Write export/ and metrics.json for params.yaml's model, and let the gate decide on it."""
     params = load_params()
+    end_with_parent()
 
     from lineup.serving.exporter import choose_architecture, export_model
 

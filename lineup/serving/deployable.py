@@ -15,6 +15,7 @@ from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
 from lineup.architectures import build
+from lineup.data.dataset import Dataset, Split
 from lineup.errors import UserError
 from lineup.evaluation.inference import evaluation_batch, predict
 from lineup.files import replacing, sha256
@@ -68,6 +69,14 @@ def load_deployable(folder: Path) -> Deployable:
         message = f"{folder}: the weights do not fit the architecture ({error}); run: dvc repro"
         raise UserError(message) from None
     return Deployable(network, info).eval()
+
+
+def check_data(info: ModelInfo, folder: Path) -> None:
+    """Raise UserError where the model in `folder` was trained on other data than data/ holds."""
+    dataset, split = Dataset.read(), Split.read()
+    present = dataset.classes, dataset.shape, dataset.digests, split.digest
+    if (info.classes, info.shape, info.data, info.split) != present:
+        raise UserError(f"{folder} was not trained on the present '{dataset.name}'; run: dvc repro")
 
 
 def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from lineup.files import explain_damage, read_json, replacing_folder, sha256, wr
 from lineup.model_info import ModelInfo
 from lineup.params import BEST, Export, Params
 from lineup.paths import EXPORT, INT8_ONNX, LEADERBOARD_CSV, MODEL_JSON, ONNX, SCORES, WEIGHTS
+from lineup.serving.deployable import check_data
 from lineup.serving.model_card import example, model_card
 from lineup.serving.quantization import quantize
 from lineup.serving.speed import measure_speed
@@ -53,6 +54,7 @@ def export_model(trained: Path, evaluated: Path, settings: Export) -> dict[str, 
     is_same = info.digest == ModelInfo.read(trained).digest and (trained / WEIGHTS).exists()
     if not is_same or info.weights_sha256 != sha256(trained / WEIGHTS):
         raise UserError(f"{evaluated} is of another training; run: dvc repro evaluate")
+    check_data(info, trained)
     test = load("test", info.task)
     with replacing_folder(EXPORT) as folder:
         shutil.copyfile(trained / WEIGHTS, folder / WEIGHTS)

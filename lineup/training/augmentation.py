@@ -45,10 +45,11 @@ def random_affine(images: Tensor, settings: Augment) -> Tensor:
     angle = uniform(math.radians(settings.rotate))
     scale = 1 + uniform(settings.scale, 2)
     shear = uniform(settings.shear)
-    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1)
+    ratio = images.shape[2] / images.shape[3]  # the grid spans -1 to 1 whatever the sides
+    rotation = torch.stack([angle.cos(), -angle.sin() * ratio, angle.sin() / ratio, angle.cos()], 1)
     stretch = torch.diag_embed(scale)
-    stretch[:, 0, 1] = shear
-    shift = uniform(2 * settings.shift, 2, 1)  # the grid spans -1 to 1
+    stretch[:, 0, 1] = shear * ratio
+    shift = uniform(2 * settings.shift, 2, 1)
     if settings.crop:
         sides = _random_sides(1 - settings.crop, count, device)
         stretch = stretch * sides[:, None]  # columns: x and y of the grid

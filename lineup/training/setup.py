@@ -14,6 +14,7 @@ from lineup import architectures
 from lineup.data.dataset import Dataset, Split
 from lineup.errors import UserError
 from lineup.params import Augment, Params
+from lineup.task import Task
 from lineup.training.batches import load_batches
 from lineup.training.checkpoints import code_digests
 from lineup.training.device import Machine, explain_memory, prepare_machine
@@ -111,6 +112,7 @@ def _resolve(
 ) -> dict[str, Any]:
     """Return the settings that the machine and the data decide, none of them auto."""
     recipe, _ = params.recipe(architecture)
+    is_exact = recipe.precision == "auto" and dataset.task is Task.REGRESSION  # as its values are
     epochs, _ = params.epochs(architecture, len(split.train), dataset.shape)
     if recipe.freeze_epochs >= epochs:
         raise UserError(
@@ -119,7 +121,7 @@ def _resolve(
         )
     return {
         "device": machine.device,
-        "precision": machine.precision,
+        "precision": "float32" if is_exact else machine.precision,
         "epochs": epochs,
         "augment": _resolve_augment(recipe.augment, dataset.shape),
     }

@@ -6,7 +6,7 @@ import torch
 import yaml
 from sklearn.datasets import load_digits
 
-from helpers.datasets import load_split, write_dataset, write_split
+from helpers.datasets import describe, load_split, write_dataset, write_split
 from helpers.models import write_model
 from helpers.project import ROOT
 from lineup import architectures
@@ -64,7 +64,8 @@ def write_digits():
     images, labels = digits()
     torch.manual_seed(0)
     write_project(["mlp", "linear"], "classification", CLASSES, images, labels)
-    facts = FACTS | {"classes": CLASSES, "shape": [1, 8, 8], "split": load_split().digest}
+    facts = FACTS | {"classes": CLASSES, "shape": [1, 8, 8]}
+    facts |= {"data": describe().digests, "split": load_split().digest}
     mlp = {"hyperparameters": {"hidden": [16]}, "architecture": "mlp"}
     untrained = architectures.build("mlp", (1, 8, 8), 10, {"hidden": [16]})
     write_model("models/mlp", untrained, **facts, **mlp)
@@ -88,6 +89,7 @@ def write_regression():
         dataset="digits",
         classes=["apples", "oranges"],
         shape=[3],
+        data=describe().digests,
         split=load_split().digest,
         mean=[0.0],
         std=[1.0],

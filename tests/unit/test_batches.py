@@ -120,6 +120,17 @@ def test_rotate_turns_around_the_middle_by_at_most_its_angle():
     assert angles.abs().max() <= 31 and angles.min() < -15 and angles.max() > 15
 
 
+@pytest.mark.parametrize("sides", [(64, 64), (32, 96), (96, 32)])
+def test_rotate_is_a_rotation_also_of_images_that_are_not_square(sides):
+    places = torch.meshgrid(*(torch.arange(float(side)) for side in sides), indexing="ij")
+    found = draw(torch.stack(places).expand(16, 2, *sides), rotate=8)  # where each pixel was
+    down, right = (found.diff(dim=axis)[:, :, sides[0] // 2, sides[1] // 2] for axis in (2, 3))
+    for step in (down, right):
+        assert torch.allclose(step.norm(dim=1), torch.ones(16), atol=1e-3)
+    assert torch.allclose((down * right).sum(1), torch.zeros(16), atol=1e-3)
+    assert right[:, 0].abs().max() > 0.05
+
+
 def test_scale_moves_what_lies_outside_the_middle_in_and_out():
     ratio = centres(draw(blob(), scale=0.2))[:, 0] / centres(blob())[:, 0]
     assert 1 / 1.2 - 0.05 < ratio.min() < 0.9 and 1.1 < ratio.max() < 1 / 0.8 + 0.05

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.datasets import write_split
 from helpers.evaluations import (
     CLASSES,
     digits,
@@ -26,7 +27,7 @@ from lineup.files import sha256
 from lineup.paths import LEADERBOARD_CSV, raw
 from lineup.serving import deployable
 from lineup.tensors import write_tensors
-from stages import evaluate
+from stages import evaluate, export
 
 
 def read_csv(path):
@@ -152,6 +153,17 @@ def test_a_model_of_other_data_is_refused_and_the_results_stay(evaluated):
     ):
         evaluate.main()
     assert Path("evaluation/linear/metrics.json").exists()
+
+
+def test_a_model_of_another_split_of_the_same_data_is_refused_by_evaluate_and_export(here):
+    write_digits()
+    evaluate.main()
+    count = len(digits()[0])
+    write_split(count - 1)
+    for stage in (evaluate, export):
+        with pytest.raises(UserError, match=r"was not trained on the present 'digits'; run: dvc"):
+            stage.main()
+    assert not Path("export").exists()
 
 
 def test_a_model_that_is_missing_is_named(here):

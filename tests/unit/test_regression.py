@@ -14,9 +14,11 @@ from lineup.errors import UserError
 from lineup.evaluation import metrics
 from lineup.evaluation.scores import regression_scores
 from lineup.model_info import ModelInfo
+from lineup.params import load_params
 from lineup.task import Task
 from lineup.tensors import read_tensors
 from lineup.training.batches import Batches
+from lineup.training.setup import set_up
 from lineup.training.trainer import Epoch, Trainer
 from stages import fetch, split, train
 
@@ -195,6 +197,16 @@ def test_the_stages_train_on_a_table_and_say_nothing_of_classes(
     assert "accuracy" not in (folder / "history.csv").read_text()
     tensors = read_tensors(folder / "model.safetensors")
     assert {tuple(tensor.shape) for tensor in tensors.values()} == shapes
+
+
+def test_a_table_is_trained_on_as_exactly_as_it_is_written_unless_somebody_asks(
+    table_project, monkeypatch
+):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    folder = table_project("yields", train__epochs=1)
+    assert set_up(load_params(), "linear").trainer.recipe.precision == "float32"
+    Project(folder).set(train__precision="bfloat16")
+    assert set_up(load_params(), "linear").trainer.recipe.precision == "bfloat16"
 
 
 def test_a_monitor_of_classification_is_refused_and_nothing_is_written(table_project):
