@@ -126,8 +126,11 @@ class Trainer:
 
     def fit(self) -> Iterator[Event]:
         """Yield what happens until the recipe ends or stops early."""
-        while not self.progress.finished:
-            yield from self._fit_epoch()
+        try:
+            while not self.progress.finished:
+                yield from self._fit_epoch()
+        finally:
+            self.graph = None  # it and this trainer hold each other, and the GPU's memory
 
     def _fit_epoch(self) -> Iterator[Event]:
         """Train the rest of the current epoch, validate, and note the best epoch so far."""

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -109,6 +110,14 @@ def test_a_recorded_step_computes_what_a_plain_one_does(name):
     recorded, plain = (shipped_trainer(name, precision="float32", ema=0.9) for _ in range(2))
     plain._replay = plain._update
     assert are_equal(finish(recorded), finish(plain))
+
+
+def test_a_finished_training_gives_its_memory_back_at_once():
+    trainer = shipped_trainer("cnn")
+    finish(trainer)
+    known = weakref.ref(trainer)
+    del trainer  # without the garbage collector, which comes seldom
+    assert known() is None
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
