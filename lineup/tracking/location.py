@@ -50,7 +50,8 @@ def store_uri() -> str:
 
 def shown_uri() -> str:
     """Return the store's address as messages name it: without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", store_uri())
+    hidden = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", store_uri())
+    return re.sub(r"(password=)[^&]*", r"\1***", hidden)
 
 
 def store_key() -> str:

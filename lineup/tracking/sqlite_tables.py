@@ -25,6 +25,10 @@ FIND_VERSION = """
     WHERE name = :name AND version = coalesce(:number, (
         SELECT version FROM registered_model_aliases WHERE name = :name AND alias = :alias))
 """
+FIND_OUR_EXPERIMENT = """  -- not the one that `mlflow ui` makes, without a path
+    SELECT artifact_location FROM experiments
+    WHERE artifact_location LIKE '/%/mlartifacts/%' ORDER BY experiment_id LIMIT 1
+"""
 FIND_MODEL = "SELECT artifact_location FROM logged_models WHERE model_id = ?"
 
 
@@ -70,9 +74,8 @@ def relocate(path: Path) -> None:
     """Tell a store that was moved or copied where its artifacts are: MLflow keeps full paths."""
     here = str(path.parent / "mlartifacts")
     with _connection(path) as connection:
-        query = "SELECT artifact_location FROM experiments WHERE experiment_id = 0"
-        found = connection.execute(query).fetchone()
-        before = found[0].removesuffix("/0") if found else here
+        found = connection.execute(FIND_OUR_EXPERIMENT).fetchone()
+        before = found[0].rpartition("/")[0] if found else here
         if not _has_moved(before, here):
             return
         for table, column in LOCATION_COLUMNS.items():

@@ -47,7 +47,7 @@ def client() -> MlflowClient:
         try:
             connected = MlflowClient(uri, registry_uri)
         except MlflowException as error:
-            raise StoreError(_explain(error, uri)) from None
+            raise StoreError(_explain(error)) from None
         except (ImportError, SQLAlchemyError) as error:
             hint = "is the address right, and the database's driver installed?"
             raise StoreError(f"{error}; {hint}") from None
@@ -73,9 +73,10 @@ def client_for_user() -> MlflowClient:
     return connected
 
 
-def _explain(error: MlflowException, uri: str) -> str:
+def _explain(error: MlflowException) -> str:
     if "db upgrade" in str(error):
-        return f"an older MLflow made it; keep a copy, then run: mlflow db upgrade {uri}"
+        upgrade = f"mlflow db upgrade {location.shown_uri()}"
+        return f"an older MLflow made it; keep a copy, then run: {upgrade}"
     return summary(error)
 
 

@@ -13,6 +13,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as MlflowStor
 
 from lineup.errors import UserError
 from lineup.tracking import location, sqlite_tables, store
+from lineup.tracking.location import shown_uri
 from lineup.tracking.store import StoreError, client_for_user, download
 from lineup.tracking.store import client as connect
 
@@ -124,6 +125,31 @@ def test_a_store_whose_artifacts_are_elsewhere_on_purpose_is_left_as_it_is(tmp_p
     elsewhere.rmdir()  # the store was moved here from there
     sqlite_tables.relocate(tmp_path / "mlflow.db")
     assert ask("SELECT artifact_location FROM experiments") == [(f"{tmp_path}/mlartifacts/0",)]
+
+
+def test_a_store_that_mlflow_ui_made_is_moved_with_the_repository_too(tmp_path):
+    connect().create_experiment("e", artifact_location="/before/mlartifacts/1")
+    ask("UPDATE experiments SET artifact_location = 'mlflow-artifacts:/0' WHERE experiment_id = 0")
+    sqlite_tables.relocate(tmp_path / "mlflow.db")
+    found = {location for (location,) in ask("SELECT artifact_location FROM experiments")}
+    assert found == {"mlflow-artifacts:/0", f"{tmp_path}/mlartifacts/1"}
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://ann:sec/ret@db/lineup", "postgresql://ann:***@db/lineup"),
+        (
+            "postgresql://db/x?user=ann&password=secret&a=b",
+            "postgresql://db/x?user=ann&password=***&a=b",
+        ),
+        ("http://localhost:5000", "http://localhost:5000"),
+        ("sqlite:////a/b@c.db", "sqlite:////a/b@c.db"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(address, shown, monkeypatch):
+    use_store(monkeypatch, address)
+    assert shown_uri() == shown
 
 
 @pytest.mark.parametrize(
