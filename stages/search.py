@@ -57,6 +57,8 @@ def main(
         if is_interrupted:
             print("interrupted; the same command goes on there")
             raise SystemExit(INTERRUPTED)
+    if best is None and search.has_failed:
+        raise UserError("every trial failed, see above; change the ranges, or the settings")
     if best is None:
         raise UserError("no trial ran to its end yet; the same command goes on")
     print(f"Next: {space.command(best)}")

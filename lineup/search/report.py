@@ -20,12 +20,12 @@ from lineup.search.trial import readable
 
 SHOWN = 5  # trials on the terminal
 ENOUGH = 5  # whole trials, for importances to mean anything
-COLUMNS = ("trial", "state", "score", "epochs", "seconds")  # then the settings
+COLUMNS = ("trial", "state", "score", "epochs_done", "seconds")  # then the settings
 LOOKS = {"complete": (BLUE, "whole"), "pruned": ("none", "ended early")}
 
 
 def tabulate(study: optuna.Study) -> pd.DataFrame:
-    """Return a row per trial that has begun: trial, state, score, epochs, seconds, its settings.
+    """Return a row per trial that has begun: the columns above, then a column per setting.
 
     `score` is that of the best epoch on validation, None for a trial without one.
     """

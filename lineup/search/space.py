@@ -55,9 +55,12 @@ class Space:
         """Return a value for each setting."""
         return {key: _draw(trial, key, limits) for key, limits in self.ranges.items()}
 
-    def current(self) -> dict[str, Any] | None:
-        """Return params.yaml's own settings as Optuna stores them; None if one is out of range."""
-        recipe, hyperparameters = self.params.recipe(self.architecture)
+    def current(self, hyperparameters: dict[str, Any]) -> dict[str, Any] | None:
+        """Return params.yaml's own settings as Optuna stores them; None if one is out of range.
+
+        `hyperparameters` holds all of the architecture, its defaults too.
+        """
+        recipe, _ = self.params.recipe(self.architecture)
         values = flatten(recipe.model_dump()) | hyperparameters
         found = {key: _encode(limits, values.get(key)) for key, limits in self.ranges.items()}
         return None if None in found.values() else found

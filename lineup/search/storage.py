@@ -24,18 +24,23 @@ def open_storage(address: str | None) -> Iterator[RDBStorage]:
     address = address or f"sqlite:///{folder / 'studies.db'}"
     try:
         name = make_url(address).render_as_string(hide_password=True)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, ValueError):  # the latter of a port
         hint = "write one such as postgresql://user@host/database"
         raise UserError(f"--storage {address} is no database's address; {hint}") from None
     try:
-        yield RDBStorage(address)
-    except ImportError as error:
-        hint = "install its driver, for PostgreSQL: pip install 'psycopg[binary]'"
-        raise UserError(f"--storage {name}: {error}; {hint}") from None
+        yield _connect(address, name)
     except (StorageInternalError, SQLAlchemyError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         hint = "the same command goes on when it works again; a damaged file is to be moved away"
         raise UserError(f"the studies in {name} can't be used ({reason}); {hint}") from None
+
+
+def _connect(address: str, name: str) -> RDBStorage:
+    try:
+        return RDBStorage(address)
+    except ImportError as error:
+        hint = "install its driver, for PostgreSQL: pip install 'psycopg[binary]'"
+        raise UserError(f"--storage {name}: {error}; {hint}") from None
 
 
 def owner_of_trials(address: str | None) -> str:

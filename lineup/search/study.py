@@ -69,6 +69,12 @@ class Search:
             return f"{self.study.study_name}: goes on, {count} trials are finished"
         return f"{self.study.study_name}: a new study, of these ranges, settings, data and code"
 
+    @property
+    def has_failed(self) -> bool:
+        """Tell whether trials are finished, and every one of them failed."""
+        trials = self.study.get_trials(deepcopy=False, states=FINISHED)
+        return bool(trials) and all("has_failed" in trial.user_attrs for trial in trials)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Allow one process of this repository: its unfinished trials were interrupted."""
@@ -97,7 +103,7 @@ class Search:
         """
         if jobs > 1 and not self.setup.machine.node:
             raise UserError("this machine tries one at a time; for --jobs set LINEUP_RAY")
-        current = self.space.current()
+        current = self.space.current(self.setup.config["hyperparameters"])
         if current and not self.study.trials:
             self.study.enqueue_trial(current)
         deadline = time.monotonic() + 60 * minutes

@@ -13,6 +13,7 @@ from helpers.waiting import wait_for
 from lineup.files import read_json
 from lineup.overrides import load_changed
 from lineup.params import load_params
+from lineup.search.storage import open_storage
 
 SEARCH = ("python", "-m", "stages.search")
 RANGES = {"learning_rate": {"log": [0.00001, 0.05]}, "hidden": {"choice": [[4], [32]]}}
@@ -117,7 +118,7 @@ def test_trials_that_lag_end_early_and_time_is_kept(project):
     project.run(*SEARCH, "mlp", "--trials", "20", LINEUP_TRACKING="off")
     table = pd.read_csv("search/mlp/trials.csv")
     whole, ended = (table[table["state"] == state] for state in ("complete", "pruned"))
-    assert len(ended) > 2 and (ended["epochs"] < 6).all() and (whole["epochs"] == 6).all()
+    assert len(ended) > 2 and (ended["epochs_done"] < 6).all() and (whole["epochs_done"] == 6).all()
     assert ended["score"].mean() < whole["score"].mean()
     printed = project.run(*SEARCH, "mlp", "--minutes", "0.01", LINEUP_TRACKING="off").stdout
     assert len(pd.read_csv("search/mlp/trials.csv")) < 30 and "Next: dvc exp run" in printed
@@ -135,6 +136,7 @@ def test_trials_that_lag_end_early_and_time_is_kept(project):
         ({"lr": {"log": [0.1, 1]}}, [], "unknown key 'models.mlp.lr'"),
         ({"momentum": {"float": [0.5, 1]}}, [], "(search.mlp.momentum of params.yaml has 1)"),
         (RANGES, ["--storage", "nonsense"], "write one such as postgresql://user@host/database"),
+        (RANGES, ["--storage", "postgresql://u@h:54x/db"], "is no database's address"),
         (RANGES, ["--storage", "sqlite:////nowhere/x.db"], "unable to open database file"),
         (RANGES, ["--trials", "0"], "Invalid value"),
     ],
@@ -145,6 +147,18 @@ def test_what_can_not_be_searched_is_said_in_a_line(project, ranges, words, mess
     text = " ".join(done.stderr.replace("│", "").split())
     assert done.returncode == 2 and message in text and "Traceback" not in text
     assert not Path("search").exists()
+
+
+def test_a_search_whose_trials_all_fail_says_so_each_time(project):
+    project.set(search={"mlp": {"hidden": {"choice": [8, 16]}}}, train__epochs=1)
+    for _ in range(2):
+        done = project.run(*SEARCH, "mlp", "--trials", "2", check=False, LINEUP_TRACKING="off")
+        assert done.returncode == 2 and "every trial failed" in done.stderr
+
+
+def test_an_import_that_fails_within_a_search_is_not_taken_for_a_missing_driver(tmp_path):
+    with pytest.raises(ImportError, match="no timm"), open_storage(f"sqlite:///{tmp_path}/s.db"):
+        raise ImportError("no timm")
 
 
 def test_two_processes_do_not_search_the_same(project):

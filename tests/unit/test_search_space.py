@@ -7,6 +7,7 @@ import pytest
 from helpers.project import ROOT
 from pydantic import TypeAdapter, ValidationError
 
+from lineup.architectures import complete
 from lineup.errors import UserError
 from lineup.params import load_params
 from lineup.ranges import Range, rounded
@@ -67,11 +68,16 @@ def test_settings_become_those_of_the_recipe_also_within_sections(space):
 
 def test_what_params_yaml_has_is_the_first_trial_whatever_its_type(space):
     found = space(clip_norm={"choice": [0, 1]}, batch_size={"int": [64, 512]})
-    current = found.current()  # 0.0 in the recipe
+    current = found.current({})  # 0.0 in the recipe
     study = optuna.create_study()
     study.enqueue_trial(current)
     assert found.draw(study.ask()) == {"clip_norm": 0, "batch_size": 256}
-    assert space(learning_rate={"log": [0.5, 1]}).current() is None
+    assert space(learning_rate={"log": [0.5, 1]}).current({}) is None
+
+
+def test_the_first_trial_has_the_defaults_of_what_params_yaml_leaves_out(space):
+    found, defaults = space(activation={"choice": ["relu", "gelu"]}), complete("mlp", {})
+    assert found.current(defaults) == {"activation": f'"{defaults["activation"]}"'}
 
 
 def test_settings_that_fit_no_recipe_are_refused_with_their_place(space):
