@@ -1,4 +1,4 @@
-"""A training ends when the dvc that started it dies: an orphan would overwrite later results."""
+"""A stage ends when the dvc that started it dies: an orphan would overwrite later results."""
 
 from __future__ import annotations
 

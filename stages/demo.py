@@ -18,7 +18,9 @@ def main(
             help="URIs, folders or files; every registered architecture by default.",
         ),
     ] = None,
-    port: Annotated[int, typer.Option(help="The page is at http://127.0.0.1:PORT.")] = 7860,
+    port: Annotated[
+        int, typer.Option(min=1, max=65_535, help="The page is at http://127.0.0.1:PORT.")
+    ] = 7860,
 ) -> None:
     """Serve the page until Ctrl-C, to this computer only."""
     from lineup.serving.classifier import champion_uri, open_classifier

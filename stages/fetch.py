@@ -6,12 +6,14 @@ from lineup.cli import run
 from lineup.files import sha256, write_json, write_text
 from lineup.params import load_params
 from lineup.paths import DATASET_JSON, FILES_CSV, RAW, RAW_REPORT, raw
+from lineup.process import end_with_parent
 from lineup.task import Task
 
 
 def main() -> None:
     """Write data/raw: the training and the test split of the dataset that params.yaml names."""
     params = load_params()
+    end_with_parent()
 
     import pandas as pd
 

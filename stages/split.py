@@ -6,12 +6,14 @@ from lineup.cli import run
 from lineup.files import write_json
 from lineup.params import load_params
 from lineup.paths import DATA_REPORT, INDICES, SAMPLES, SPLIT_JSON
+from lineup.process import end_with_parent
 from lineup.task import Task
 
 
 def main() -> None:
     """Write data/split: indices, mean and standard deviation, what was found, pictures of both."""
     settings = load_params().split
+    end_with_parent()
 
     from lineup.data.dataset import Dataset, split_digest
     from lineup.data.findings import to_json

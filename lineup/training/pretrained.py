@@ -11,6 +11,7 @@ from torch import nn
 from lineup.architectures import Pretrained, published_weights
 from lineup.errors import DamagedError, UserError
 from lineup.files import has_own_digest, sha256
+from lineup.paths import repository
 from lineup.tensors import read_tensors
 
 
@@ -30,8 +31,10 @@ def find_pretrained(
             raise UserError(f"params.yaml: {architecture} has no weights of imagenet; resnet has")
         return published
     path = Path(weights)
+    if not path.is_file():  # DVC's copies of the repository lack what Git ignores
+        path = repository() / weights
     if not path.is_file():
-        raise UserError(f"params.yaml: weights: there is no file {path}")
+        raise UserError(f"params.yaml: weights: there is no file {weights}")
     digest = sha256(path)
     if not has_own_digest(path):
         name = path.with_name(f"{path.stem}-{digest[:8]}{path.suffix}")

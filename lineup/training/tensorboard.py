@@ -1,11 +1,13 @@
-"""Mirrors a training's metrics to TensorBoard: runs/<architecture>."""
+"""Mirrors a training's metrics to TensorBoard: runs/<architecture>, below an experiment's name."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 from lineup.errors import UserError
+from lineup.paths import repository
 from lineup.training.trainer import Epoch, Event, Means
 
 try:
@@ -21,7 +23,7 @@ class TensorBoard:
         """Open the writer; UserError if the extra is not installed."""
         if SummaryWriter is None:
             raise UserError("train.tensorboard needs an extra: pip install tensorboard")
-        folder = Path("runs") / architecture
+        folder = repository() / "runs" / os.environ.get("DVC_EXP_NAME", "") / architecture
         if not is_resumed:
             shutil.rmtree(folder, ignore_errors=True)
         self.writer = SummaryWriter(str(folder))

@@ -369,6 +369,11 @@ def test_a_file_of_weights_is_named_by_what_it_holds(tmp_path, monkeypatch):
 
     path = save_weights(torch.nn.Linear(2, 2))
     assert find(path).sha256 == sha256(path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))  # an experiment in a copy of the repository
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")
+    assert find(path).sha256 == sha256(tmp_path / path)
+    monkeypatch.chdir(tmp_path)
     plain = path.rename("plain.safetensors")
     advice = (
         rf"does not say what it holds; rename it, and set weights to: plain-{path.stem[-8:]}\.s"
