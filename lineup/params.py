@@ -351,7 +351,7 @@ def known_hyperparameters(architecture: str) -> list[str]:
     """
     file = ARCHITECTURES / f"{architecture}.py"
     try:
-        statements = ast.parse(file.read_text(encoding="utf-8")).body
+        statements = ast.parse(file.read_bytes()).body
     except SyntaxError as error:
         raise UserError(f"{file}, line {error.lineno}: {error.msg}") from None
     for statement in statements:

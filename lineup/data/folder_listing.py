@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -26,6 +27,8 @@ IGNORED_NAMES = {  # what systems and servers leave behind, beside all that begi
     "#snapshot",
     "lost+found",
 }
+
+NO_PICTURES = {"PDF", "EPS", "HDF5", "MPEG"}  # documents, tables and movies
 
 
 @dataclass
@@ -120,11 +123,18 @@ def _leads_into_another_class(target: Path, own: Path, root: Path) -> bool:
 
 
 def _add_file(path: Path, listing: Listing) -> None:
-    has_picture_name = path.suffix.lower() in Image.registered_extensions()
+    has_picture_name = path.suffix.lower() in _picture_suffixes()
     if has_picture_name or is_picture(path):
         listing.pictures.append(path)
     else:
         listing.others.append(path)
+
+
+@cache
+def _picture_suffixes() -> set[str]:
+    """Return what names of pictures end with; Pillow knows documents and movies too."""
+    known = Image.registered_extensions().items()
+    return {suffix for suffix, form in known if form not in NO_PICTURES}
 
 
 def sub_folders(folder: Path) -> list[Path]:

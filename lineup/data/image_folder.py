@@ -142,13 +142,12 @@ def _draw_test(
     units = find_units(originals, groups)
     is_bound = torch.isin(units[pool], units[validation])  # to what validation holds
     bound, pool = pool[is_bound], pool[~is_bound]
-    for label in pictures.labels[bound].unique().tolist():
-        if label not in pictures.labels[pool]:
-            raise UserError(
-                f"{name}: all training pictures of '{pictures.classes[label]}' are copies of "
-                "pictures in the validation folder, or of their groups, so that none is left for "
-                "a test; add a folder test, or change data.group in params.yaml"
-            )
+    if lost := set(pictures.labels[bound].tolist()) - set(pictures.labels[pool].tolist()):
+        raise UserError(
+            f"{name}: all training pictures of '{pictures.classes[min(lost)]}' are copies of "
+            "pictures in the validation folder, or of their groups, so that none is left for "
+            "a test; add a folder test, or change data.group in params.yaml"
+        )
     labels, own = pictures.labels[pool], torch.searchsorted(pool, originals[pool])
     if copies := len(own) - len(own.unique()):
         print(f"{name}: {copies} pictures are copies of others; copies are on one side")

@@ -67,6 +67,7 @@ def read_source(name: str, data: Data) -> Source:
     settings = read_dataset_yaml(path) if path.exists() else Images()
     if isinstance(settings, Images):
         return Source(Task.CLASSIFICATION, **vars(read_images(folder, settings, data)))
+    _tell_ignored(name, data)
     if isinstance(settings, Files):
         return _read_files(name, path, settings)
     if isinstance(settings, Noise):
@@ -74,6 +75,13 @@ def read_source(name: str, data: Data) -> Source:
     else:
         rows, inputs, targets = read_table(folder, settings)
     return Source(Task.REGRESSION, targets, rows, rows, inputs)
+
+
+def _tell_ignored(name: str, data: Data) -> None:
+    """Print which settings change nothing where the files say it themselves."""
+    asked = {"data.size": data.size, "data.channels": data.channels, "data.group": data.group}
+    if ignored := [key for key, value in asked.items() if value not in ("auto", None)]:
+        print(f"{name}: no effect: {', '.join(ignored)}, which are for folders of pictures")
 
 
 def _read_files(name: str, path: Path, settings: Files) -> Source:

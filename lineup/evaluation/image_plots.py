@@ -204,7 +204,7 @@ def draw_classifications(
             left.imshow(_to_rgb(image))
             left.set_title(shorten(name, 32), loc="center", weight="normal", size=9)
             left.axis("off")
-            best = probabilities.argsort(kind="stable")[::-1][:shown]
+            best = (-probabilities).argsort(kind="stable")[:shown]
             names = [shorten(classes[index], 24) for index in best]
             _plot_probabilities(right, probabilities[best], names)
 

@@ -35,7 +35,7 @@ class Answer:
 
     def best(self, count: int) -> list[tuple[str, float]]:
         """Return the most probable classes with their probabilities, best first."""
-        order = self.probabilities.argsort(kind="stable")[::-1][:count]
+        order = (-self.probabilities).argsort(kind="stable")[:count]
         return [(self.classes[i], round(float(self.probabilities[i]), 6)) for i in order]
 
 

@@ -193,6 +193,13 @@ def test_a_folder_without_sub_folders_is_refused():
     assert "two or more classes; found none" in refusal()
 
 
+def test_a_document_beside_the_class_folders_is_no_picture(capsys):
+    flowers()
+    Path(FLOWERS, "license.pdf").write_bytes(b"%PDF-1.7")
+    fetch.main()
+    assert "license.pdf" in capsys.readouterr().out
+
+
 def test_images_beside_the_class_folders_are_named():
     paint(flowers(), 1)
     assert "outside the class folders" in refusal() and "data/flowers/0.png" in refusal()

@@ -10,7 +10,7 @@ from helpers.project import ROOT, Project, copy_sources
 
 from lineup import params as params_module
 from lineup.errors import UserError
-from lineup.params import BEST, load_params
+from lineup.params import BEST, known_hyperparameters, load_params
 from lineup.yaml_file import read_yaml
 
 MNIST_SHAPE = [1, 28, 28]
@@ -178,6 +178,17 @@ def test_an_architecture_that_cannot_be_read_is_named(code, words, own_architect
     (own_architectures / "cnn.py").write_text(code)
     with pytest.raises(UserError, match=words):
         load_params(ROOT / "params.yaml")
+
+
+def test_an_architecture_is_read_as_python_reads_it(own_architectures):
+    file = own_architectures / "cnn.py"
+    file.write_text("\ufeffdef build(shape, outputs, *, width): ...", encoding="utf-8")
+    assert known_hyperparameters("cnn") == ["width"]
+    file.write_text("# coding: latin-1\ndef build(shape, outputs, *, größe): ...", "latin-1")
+    assert known_hyperparameters("cnn") == ["größe"]
+    file.write_bytes(b"# caf\xe9")
+    with pytest.raises(UserError, match="cnn"):
+        known_hyperparameters("cnn")
 
 
 def test_all_mistakes_are_reported_together(changed):

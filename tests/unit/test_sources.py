@@ -25,7 +25,9 @@ from helpers.project import ROOT, Project
 from lineup.data import downloads
 from lineup.data.dataset_yaml import read_dataset_yaml
 from lineup.data.downloads import download_dir
+from lineup.data.sources import read_source
 from lineup.errors import UserError
+from lineup.params import load_params
 from stages import fetch
 
 NAMES = (
@@ -323,6 +325,15 @@ def test_downloads_of_a_temporary_workspace_are_kept_in_the_repository(
     fetch.main()
     assert (project / "repository/.lineup/downloads/tiny" / NAMES[0]).exists()
     assert not Path(".lineup").exists()
+
+
+def test_settings_for_folders_of_pictures_are_said_to_change_nothing_elsewhere(project, capsys):
+    params = load_params(ROOT / "params.yaml")
+    data = params.data.model_copy(update={"size": 224, "channels": 3})
+    read_source("yields", data)
+    assert "yields: no effect: data.size, data.channels, which are for" in capsys.readouterr().out
+    read_source("yields", params.data)
+    assert "no effect" not in capsys.readouterr().out
 
 
 def test_files_that_do_not_fit_each_other_are_refused(project):
