@@ -28,7 +28,7 @@ IGNORED_NAMES = {  # what systems and servers leave behind, beside all that begi
     "lost+found",
 }
 
-NO_PICTURES = {"PDF", "EPS", "HDF5", "MPEG"}  # documents, tables and movies
+NOT_PICTURES = {"PDF", "EPS", "HDF5", "MPEG", "BUFR", "GRIB"}  # formats that Pillow lists too
 
 
 @dataclass
@@ -132,9 +132,9 @@ def _add_file(path: Path, listing: Listing) -> None:
 
 @cache
 def _picture_suffixes() -> set[str]:
-    """Return what names of pictures end with; Pillow knows documents and movies too."""
+    """Return what names of pictures end with."""
     known = Image.registered_extensions().items()
-    return {suffix for suffix, form in known if form not in NO_PICTURES}
+    return {suffix for suffix, name in known if name not in NOT_PICTURES}
 
 
 def sub_folders(folder: Path) -> list[Path]:

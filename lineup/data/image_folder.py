@@ -142,7 +142,8 @@ def _draw_test(
     units = find_units(originals, groups)
     is_bound = torch.isin(units[pool], units[validation])  # to what validation holds
     bound, pool = pool[is_bound], pool[~is_bound]
-    if lost := set(pictures.labels[bound].tolist()) - set(pictures.labels[pool].tolist()):
+    lost = set(pictures.labels[bound].tolist()) - set(pictures.labels[pool].tolist())
+    if lost:
         raise UserError(
             f"{name}: all training pictures of '{pictures.classes[min(lost)]}' are copies of "
             "pictures in the validation folder, or of their groups, so that none is left for "

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO, TypeVar
@@ -19,6 +20,7 @@ MAX_PIXELS = 250_000_000  # what claims more is an error or a decompression bomb
 LARGE = 16_000_000  # pixels; larger ones are read one at a time, and reduced at once
 COLOUR_SIDE = 64  # pixels; colours are looked for in a small version, where no noise is left
 COLOUR_LEVELS = 16  # by which the channels of a coloured pixel differ
+SUBMITTED_AT_ONCE = 10_000  # pictures: each that waits takes memory
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -42,8 +44,10 @@ def map_pictures(
         except UnreadablePictureError as error:
             return error
 
+    rest = iter(pictures)
     with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(attempt, pictures)
+        while some := list(islice(rest, SUBMITTED_AT_ONCE)):
+            yield from pool.map(attempt, some)
 
 
 @dataclass(frozen=True)

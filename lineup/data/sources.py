@@ -67,7 +67,7 @@ def read_source(name: str, data: Data) -> Source:
     settings = read_dataset_yaml(path) if path.exists() else Images()
     if isinstance(settings, Images):
         return Source(Task.CLASSIFICATION, **vars(read_images(folder, settings, data)))
-    _tell_ignored(name, data)
+    _print_ignored_settings(name, data)
     if isinstance(settings, Files):
         return _read_files(name, path, settings)
     if isinstance(settings, Noise):
@@ -77,10 +77,11 @@ def read_source(name: str, data: Data) -> Source:
     return Source(Task.REGRESSION, targets, rows, rows, inputs)
 
 
-def _tell_ignored(name: str, data: Data) -> None:
-    """Print which settings change nothing where the files say it themselves."""
-    asked = {"data.size": data.size, "data.channels": data.channels, "data.group": data.group}
-    if ignored := [key for key, value in asked.items() if value not in ("auto", None)]:
+def _print_ignored_settings(name: str, data: Data) -> None:
+    """Say which settings have no effect on this set: they are for folders of pictures."""
+    settings = {"data.size": data.size, "data.channels": data.channels, "data.group": data.group}
+    ignored = [key for key, value in settings.items() if value not in ("auto", None)]
+    if ignored:
         print(f"{name}: no effect: {', '.join(ignored)}, which are for folders of pictures")
 
 

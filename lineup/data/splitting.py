@@ -75,9 +75,10 @@ def _draw_groups(labels: Tensor, groups: Tensor, draw: Draw) -> Tensor:
     Of all such choices the one with most classes on both sides wins, then the one best in size.
     """
     part = Fraction(draw.fraction).limit_denominator(MOST_FOLDS)
-    folds = min(max(2, part.denominator), int(torch.bincount(labels).max()))
+    most = min(int(torch.bincount(labels).max()), len(groups.unique()))
+    folds = min(max(2, part.denominator), most)
     if part in (0, 1):
-        folds = min(MOST_FOLDS, int(torch.bincount(labels).max()))
+        folds = min(MOST_FOLDS, most)
     if folds < 2:
         return torch.zeros(len(labels), dtype=torch.bool)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=draw.seed)

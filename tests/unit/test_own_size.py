@@ -180,6 +180,16 @@ def test_groups_are_drawn_in_the_fraction_that_is_asked_for(fraction):
         assert not set(groups[rest].tolist()) & set(groups[drawn].tolist())
 
 
+@pytest.mark.parametrize("count", [3, 4, 5, 7])
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.15, 0.2])
+def test_few_groups_with_many_pictures_each_are_split(count, fraction):
+    groups = torch.arange(count).repeat_interleave(20)
+    labels = torch.arange(20 * count) % 2  # everybody is in both classes
+    draw = Draw("test", "data.test", fraction, 0)
+    rest, drawn = stratified_split(labels, draw, ["a", "b"], None, groups)
+    assert (len(rest), len(drawn)) == (20 * (count - 1), 20)
+
+
 def test_two_small_classes_of_lone_pictures_are_split_by_groups_too():
     labels, groups = torch.tensor([0, 1] * 4), torch.arange(8)
     draw = Draw("test", "data.test", 0.2, 0)
