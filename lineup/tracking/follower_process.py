@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_UPDATES = 2.0
 SECONDS_AFTER_FAILURE = 15.0
 ENDS = {"FINISHED", "FAILED"}  # statuses; one that was killed may go on
-TRIES_AT_THE_END = 2  # the first fails where the run or its experiment was deleted just now
+REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}  # what is deleted, MLflow says
 SECONDS_TO_COME_BACK = 5.0  # a server that was down so short ago is not asked at the end
 
 
@@ -30,6 +30,7 @@ class _Session:
         self.mirror: Mirror | None = None
         self.has_warned = False
         self.has_failed = False
+        self.was_refused = False
         self.is_damaged = False  # the run's folder
         self.silent_since: float | None = None  # no server answered
 
@@ -54,12 +55,13 @@ class _Session:
                 self.mirror = _open_mirror(self.log)
             self.mirror.is_live = not is_over
             self.mirror.update()
-            self.has_failed, self.silent_since = False, None
+            self.has_failed, self.was_refused, self.silent_since = False, False, None
         except DamagedError as error:
             self.is_damaged = True
             print(f"warning: {error}", file=sys.stderr, flush=True)
         except Exception as error:  # a store can fail in any way
             self.has_failed = True
+            self.was_refused = getattr(error, "error_code", "") in REFUSED
             self.silent_since = time.monotonic() if isinstance(error, StoreError) else None
             self.mirror = None  # the store may be another one when it is back
             self._warn(error)
@@ -90,12 +92,12 @@ def follow_run(run_id: str) -> int:
     while not is_over.is_set():
         has_failed = not _update(sessions)
         is_over.wait(SECONDS_AFTER_FAILURE if has_failed else SECONDS_BETWEEN_UPDATES)
-    for _ in range(TRIES_AT_THE_END):
-        if any(session.is_down for session in sessions):
-            return 1
-        if _update(sessions, is_over=True):
-            return 0
-    return 1
+    if any(session.is_down for session in sessions):
+        return 1
+    is_complete = _update(sessions, is_over=True)
+    if any(session.was_refused for session in sessions):  # deleted just now: looked up anew
+        is_complete = _update(sessions, is_over=True)
+    return 0 if is_complete else 1
 
 
 def _listen(sessions: list[_Session], is_over: threading.Event) -> None:

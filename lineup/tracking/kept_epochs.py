@@ -20,9 +20,9 @@ def send_epoch(client: MlflowClient, run: Run, log: RunLog, path: Path) -> None:
     epoch = int(path.stem.removeprefix("epoch-"))
     run_id, experiment = run.info.run_id, run.info.experiment_id
     query = f"tags.`{EPOCH_OF}` = '{log.run_id}' and name = '{path.stem}'"
-    (model,) = client.search_logged_models([experiment], query) or [
-        client.create_logged_model(experiment, path.stem, run_id, {EPOCH_OF: log.run_id})
-    ]
+    found = client.search_logged_models([experiment], query)
+    tags = {EPOCH_OF: log.run_id}
+    model = found[0] if found else client.create_logged_model(experiment, path.stem, run_id, tags)
     with tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(path, Path(folder) / WEIGHTS)
         client.log_model_artifacts(model.model_id, folder)

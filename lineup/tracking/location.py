@@ -50,8 +50,13 @@ def store_uri() -> str:
 
 def shown_uri() -> str:
     """Return the store's address as messages name it: without its password."""
-    hidden = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", store_uri())
-    return re.sub(r"(password=)[^&]*", r"\1***", hidden)
+    return without_password(store_uri())
+
+
+def without_password(address: str) -> str:
+    """Return an address, or a sentence that names some, as people may read it."""
+    hidden = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", address)
+    return re.sub(r"(password=)[^&\s]*", r"\1***", hidden)
 
 
 def store_key() -> str:

@@ -58,6 +58,7 @@ class Mirror:
         self.cursor: dict[str, Any] = {}
         self.status_sent = ""
         self.stamps: dict[str, tuple[int, int]] = {}  # of artifacts that need no second look
+        self.known_points: set[tuple[str, int]] = set()  # metric and step, of a clone's run
 
     def _open_experiment(self) -> Experiment:
         name = self.log.start["experiment"]
@@ -106,12 +107,23 @@ class Mirror:
         if not is_known_here or cursor["run"] != run.info.run_id:
             cursor = {"experiment": born, "run": run.info.run_id, "points": 0, "artifacts": {}}
             cursor["is_guest"] = is_guest
+        if not cursor["points"] and not cursor["is_guest"] and RESTORED in run.data.tags:
+            self.known_points = self._find_points(run)  # a clone was faster
         self.cursor = cursor
         write_json(self.cursor_file, cursor)  # what follows may fail, and the run is ours
         if not cursor["is_guest"]:
             self._send_params(run)
             self._link_start(run)
         return run
+
+    def _find_points(self, run: Run) -> set[tuple[str, int]]:
+        """Return name and step of all that a run has: the times of a clone are others."""
+        run_id = run.info.run_id
+        return {
+            (name, metric.step)
+            for name in run.data.metrics
+            for metric in self.client.get_metric_history(run_id, name)
+        }
 
     def _read_cursor(self) -> dict[str, Any]:
         try:
@@ -160,7 +172,9 @@ class Mirror:
     def _send_points(self) -> None:
         points, end = self.log.read_points(self.cursor["points"], MAX_POINTS)
         while points:  # the cursor moves often: whoever waits sees that something is sent
-            log_metrics(self.client, self.run.info.run_id, to_metrics(points))
+            metrics = to_metrics(points)
+            new = [one for one in metrics if (one.key, one.step) not in self.known_points]
+            log_metrics(self.client, self.run.info.run_id, new)
             self._move_cursor(points=end)
             points, end = self.log.read_points(end, MAX_POINTS)
 
@@ -263,9 +277,16 @@ def close_abandoned_runs(client: MlflowClient, host: str) -> None:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     query = f"attributes.status = 'RUNNING' and tags.host = '{host}'"
     for run in client.search_runs(experiments, query):
-        lock = Path(run.data.tags.get("lineup.lock", ""))
-        if lock.is_absolute() and lock.parent.is_dir() and not is_locked(lock):
+        if is_abandoned(Path(run.data.tags.get("lineup.lock", ""))):
             client.set_terminated(run.info.run_id, "KILLED")
+
+
+def is_abandoned(lock: Path) -> bool:
+    """Tell whether nobody holds the lock of a training; False for what can't be known."""
+    try:
+        return lock.is_absolute() and lock.parent.is_dir() and not is_locked(lock)
+    except PermissionError:  # another user's
+        return False
 
 
 def is_locked(path: Path, timeout: float = 0) -> bool:

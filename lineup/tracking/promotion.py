@@ -29,9 +29,9 @@ from lineup.tracking.registry import (
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import registry_lock
 
+MOST_AHEAD = 3_600_000  # milliseconds, of another machine's clock
 PROMOTED_AT = "lineup.promoted_at"  # milliseconds, of the export that made a champion
 WISH = "lineup.promotion"  # milliseconds, of the export that was decided about last
-MOST_AHEAD = 3_600_000  # milliseconds, of another machine's clock
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def _check(variable: str, uri: str) -> None:
 
 def summary(error: Exception) -> str:
     """Return in one line why the store failed, and what to do where that is known."""
-    text = str(error).strip() or type(error).__name__
+    text = location.without_password(str(error).strip()) or type(error).__name__
     if "Invalid Host header" in text:
         return "it does not know itself by this name; start it with --allowed-hosts"
     if refusal := REFUSALS.get(_status(error)):

@@ -264,8 +264,12 @@ def is_model_deleted(client: MlflowClient, version: ModelVersion) -> bool:
 
 def aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """Return the version that an alias points to, if there is one."""
-    number = client.get_registered_model(name).aliases.get(alias)
-    return client.get_model_version(name, str(number)) if number else None
+    try:  # the registered model itself brings all of its versions
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+            return None
+        raise
 
 
 def describe_version(client: MlflowClient, version: ModelVersion, log: RunLog) -> None:

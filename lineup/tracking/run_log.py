@@ -182,7 +182,7 @@ def run_logs() -> list[RunLog]:
     for path in (state_dir() / "runs").glob("*/start.json"):
         log = RunLog(path.parent.name)
         try:
-            times[log] = log.start["time"]
+            times[log] = log.start.get("order", log.start["time"])  # an older Lineup wrote none
         except DamagedError as error:
             print(f"warning: {error}")
     return sorted(times, key=times.get)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from lineup.evaluation.plots import draw_learning_curves
 from lineup.files import write_json
@@ -30,9 +29,8 @@ class RunWriter:
         self.setup, self.log = setup, RunLog(run_id)
         self.system_metrics = SystemMetrics()
 
-    def begin(self, start: dict[str, Any]) -> None:
-        """Begin the run; a training resumed from a time without tracking has a history already."""
-        self.log.begin(start)
+    def record_history(self) -> None:
+        """Append the epochs that were trained in a time without tracking."""
         for row in self.setup.trainer.progress.history:
             self.record(Epoch(row, weights=None))
 
@@ -66,7 +64,8 @@ class RunRecorder(RunWriter):
         if not self.log.is_started:
             patch = lineage.changes()
             record_lineage(self.log, setup, patch)
-            self.begin(describe_run(setup, params, checkpoint.lock_file, patch))
+            self.log.begin(describe_run(setup, params, checkpoint.lock_file, patch))
+        self.record_history()
         self.log.set_status("RUNNING")
 
     def __enter__(self) -> RunRecorder:

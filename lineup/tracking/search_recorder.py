@@ -51,7 +51,8 @@ class SearchRecorder:
             start = describe_run(setup, params, checkpoint.lock_file, self.patch)
             name = f"{setup.architecture} trial {number}"
             child = {"name": name, "parent": self.log.run_id, "source": SOURCE}
-            recorder.begin(start | child)
+            recorder.log.begin(start | child)
+        recorder.record_history()
         self.follower.add(recorder.log)
         return recorder
 

@@ -27,7 +27,8 @@ FIND_VERSION = """
 """
 FIND_OUR_EXPERIMENT = """  -- not the one that `mlflow ui` makes, without a path
     SELECT artifact_location FROM experiments
-    WHERE artifact_location LIKE '/%/mlartifacts/%' ORDER BY experiment_id LIMIT 1
+    WHERE artifact_location LIKE '/%/mlartifacts' OR artifact_location LIKE '/%/mlartifacts/%'
+    ORDER BY experiment_id LIMIT 1
 """
 FIND_MODEL = "SELECT artifact_location FROM logged_models WHERE model_id = ?"
 
@@ -75,7 +76,7 @@ def relocate(path: Path) -> None:
     here = str(path.parent / "mlartifacts")
     with _connection(path) as connection:
         found = connection.execute(FIND_OUR_EXPERIMENT).fetchone()
-        before = found[0].rpartition("/")[0] if found else here
+        before = re.sub(r"/\d+$", "", found[0]) if found else here
         if not _has_moved(before, here):
             return
         for table, column in LOCATION_COLUMNS.items():

@@ -21,7 +21,7 @@ from lineup.tracking import location, sqlite_tables
 from lineup.tracking.reachability import StoreError, check_store, summary
 
 FAST_FAILURE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a repeated POST makes a second run or version
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }

@@ -213,7 +213,7 @@ def _run_log(architecture: str) -> RunLog:
         raise UserError(f"{folder / RUN_JSON} is of another version of Lineup; run: dvc repro")
     log = RunLog(found["run_id"])
     with FileLock(state_dir() / "restore.lock"):
-        if not log.is_started:
+        if not (log.is_started and log.outputs.exists()):  # also of an end without tracking
             _restore(log, folder)
     return log
 

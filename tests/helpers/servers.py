@@ -108,7 +108,7 @@ class _SlowHandler(BaseHTTPRequestHandler):
     """Passes requests on to the server behind, each after some seconds, as long as it is slow."""
 
     def do_GET(self):
-        if self.server.slow_requests > 0:
+        if self.server.slow_requests > 0 and self.server.slow_path in self.path:
             self.server.slow_requests -= 1
             time.sleep(self.server.seconds)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -131,10 +131,14 @@ class _SlowHandler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def slow_server(server, seconds, slow_requests):
-    """Yield the address of `server` behind a network on which the first requests take seconds."""
+def slow_server(server, seconds, slow_requests, path=""):
+    """Yield the address of `server` behind a network on which first requests take seconds.
+
+    `path` is a part of the paths of these requests.
+    """
     with ThreadingHTTPServer(("127.0.0.1", 0), _SlowHandler) as proxy:
         proxy.port_behind, proxy.seconds, proxy.slow_requests = server.port, seconds, slow_requests
+        proxy.slow_path = path
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{proxy.server_address[1]}"

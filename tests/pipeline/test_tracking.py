@@ -291,6 +291,30 @@ def test_a_clone_adds_nothing_to_runs_that_their_store_has_already(project, monk
     assert contents(shared) == before and changes_of(shared) == changes
 
 
+def test_an_owner_adds_no_point_twice_where_a_clone_was_faster(project, monkeypatch, tmp_path):
+    (tmp_path / "shared").mkdir()
+    use_store(monkeypatch, f"sqlite:///{tmp_path / 'shared' / 'mlflow.db'}")
+    own = Path(".lineup").rename(tmp_path / "own")
+    stage("sync")  # of a clone, whose runs are made from the outputs
+    shutil.rmtree(".lineup")
+    own.rename(".lineup")
+    stage("sync")
+    shared = Project(tmp_path / "shared").client()
+    for run in runs(shared).values():
+        assert "training_seconds" in run.data.metrics  # what a clone can't know
+        for name in ("train_loss", "learning_rate"):
+            assert [step for step, *_ in points(shared, run, name)] == [1, 2]
+
+
+def test_a_training_that_ended_without_tracking_is_recorded_whole(project):
+    log = RunLog(read_json(Path("models/linear/run.json"))["run_id"])
+    shutil.rmtree(log.outputs)
+    log.points_file.write_text("")
+    record_evaluations(["linear"])
+    steps = {point["step"] for point in log.read_points()[0] if "val_loss" in point["values"]}
+    assert steps == {1, 2} and (log.outputs / "model.json").exists()
+
+
 def test_a_moved_repository_serves_its_models_and_keeps_new_runs_in_its_new_place(
     project, monkeypatch
 ):

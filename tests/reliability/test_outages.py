@@ -112,6 +112,21 @@ def test_a_server_that_is_slow_costs_no_training_and_sync_waits_for_it(unrecorde
 
 
 @slow
+def test_a_request_that_is_answered_too_late_is_not_made_twice(unrecorded, tmp_path):
+    with (
+        mlflow_server(tmp_path / "server") as server,
+        slow_server(server, seconds=12, slow_requests=1, path="runs/create") as address,
+    ):
+        unrecorded.run(*TRAIN, MLFLOW_TRACKING_URI=address)
+        client = MlflowClient(server.address, server.address)
+        wait_for(lambda: "linear" in runs(client))
+        unrecorded.run("python", "-m", "stages.sync", MLFLOW_TRACKING_URI=address)
+        assert_complete(client, is_registered=False)
+        experiment = client.get_experiment_by_name("digits")
+        assert len(client.search_runs([experiment.experiment_id])) == 1
+
+
+@slow
 def test_a_run_that_is_deleted_during_its_training_stays_deleted(unrecorded):
     unrecorded.set(train__epochs=1500)
     training = unrecorded.start(*TRAIN)

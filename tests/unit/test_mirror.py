@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import socket
 import time
 from pathlib import Path
@@ -17,8 +18,9 @@ from mlflow.exceptions import MlflowException
 from lineup.files import write_json
 from lineup.tensors import read_tensors, write_tensors
 from lineup.tracking.follower_process import follow_run
-from lineup.tracking.mirror import Mirror, close_abandoned_runs
+from lineup.tracking.mirror import Mirror, close_abandoned_runs, is_abandoned
 from lineup.tracking.names import RESTORED
+from lineup.tracking.reachability import summary
 from lineup.tracking.run_log import RunLog
 from lineup.tracking.store import client as connect
 
@@ -127,6 +129,27 @@ def test_the_process_beside_a_training_imports_no_torch(here, tmp_path):
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "lineup.tracking.mirror" in imported
     assert not {"torch", "scipy.stats", "matplotlib", "onnx", "sklearn"} & imported
+
+
+def test_a_training_of_another_user_is_left_alone(tmp_path):
+    theirs = tmp_path / "theirs" / "checkpoints"
+    theirs.mkdir(parents=True)
+    (theirs / "a.lock").touch(mode=0o600)
+    assert is_abandoned(theirs / "a.lock") and not is_abandoned(tmp_path / "gone" / "a.lock")
+    theirs.parent.chmod(0)
+    user = os.geteuid()
+    try:
+        if user == 0:  # who may look everywhere
+            os.seteuid(65534)
+        assert not is_abandoned(theirs / "a.lock")
+    finally:
+        os.seteuid(user)
+        theirs.parent.chmod(0o700)
+
+
+def test_a_failure_is_told_without_the_servers_password():
+    text = "API request to http://ann:secret@host:5000/api failed: connection refused"
+    assert summary(MlflowException(text)) == text.replace("secret", "***")
 
 
 def test_a_restored_run_of_which_one_request_failed_is_completed(client, monkeypatch):

@@ -64,8 +64,8 @@ def test_a_run_begins_once(here):
 
 
 def test_runs_are_listed_from_the_oldest(here):
-    for run_id, time in (("b", 3), ("c", 1), ("a", 2)):
-        RunLog(run_id).begin({"time": time})
+    for run_id, order in (("b", 3), ("c", 1), ("a", 2)):
+        RunLog(run_id).begin({"time": 9 - order, "order": order})  # the clock was set back
     RunLog("unborn").add_point(1, LOSS)
     assert [log.run_id for log in run_logs()] == ["c", "a", "b"]
 

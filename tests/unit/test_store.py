@@ -14,7 +14,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as MlflowStor
 from lineup.errors import UserError
 from lineup.tracking import location, sqlite_tables, store
 from lineup.tracking.location import shown_uri
-from lineup.tracking.store import StoreError, client_for_user, download
+from lineup.tracking.store import StoreError, client_for_user, download, open_experiment
 from lineup.tracking.store import client as connect
 
 
@@ -128,11 +128,12 @@ def test_a_store_whose_artifacts_are_elsewhere_on_purpose_is_left_as_it_is(tmp_p
 
 
 def test_a_store_that_mlflow_ui_made_is_moved_with_the_repository_too(tmp_path):
-    connect().create_experiment("e", artifact_location="/before/mlartifacts/1")
+    open_experiment(connect(), "e")
+    ask("UPDATE experiments SET artifact_location = '/before/mlartifacts' WHERE name = 'e'")
     ask("UPDATE experiments SET artifact_location = 'mlflow-artifacts:/0' WHERE experiment_id = 0")
     sqlite_tables.relocate(tmp_path / "mlflow.db")
     found = {location for (location,) in ask("SELECT artifact_location FROM experiments")}
-    assert found == {"mlflow-artifacts:/0", f"{tmp_path}/mlartifacts/1"}
+    assert found == {"mlflow-artifacts:/0", f"{tmp_path}/mlartifacts"}
 
 
 @pytest.mark.parametrize(
