@@ -58,7 +58,7 @@ def main(
             print("interrupted; the same command goes on there")
             raise SystemExit(INTERRUPTED)
     if best is None and search.has_failed:
-        raise UserError("every trial failed, see above; change the ranges, or the settings")
+        raise UserError("every trial failed; change the ranges or the settings")
     if best is None:
         raise UserError("no trial ran to its end yet; the same command goes on")
     print(f"Next: {space.command(best)}")

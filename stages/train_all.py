@@ -25,16 +25,16 @@ def main(
     """Train the architectures of params.yaml, JOBS at a time; `dvc repro` does the rest.
 
     Each has as many threads as there are cores for it (OMP_NUM_THREADS at most), and a GPU of its
-    own as far as there are GPUs. The number of threads is part of a result: other JOBS give other
-    weights.
+    own as far as there are GPUs, unless params.yaml names one. The number of threads is part of a
+    result: other JOBS give other weights.
     """
     params = load_params()
     names = params.architectures
     jobs = min(jobs, len(names))
     if subprocess.run([*DVC, "repro", "split"]).returncode != 0:
         raise UserError("the data are not ready, see above")
-    is_told = any(":" in params.recipe(name)[0].device for name in names)  # cuda:1
-    shares = _shares(jobs, [] if is_told else _gpus())
+    names_a_gpu = any(":" in params.recipe(name)[0].device for name in names)  # such as cuda:1
+    shares = _shares(jobs, [] if names_a_gpu else _gpus())
 
     def train(name: str) -> bool:
         share = shares.pop()
@@ -67,9 +67,9 @@ def _shares(jobs: int, gpus: list[str]) -> list[dict[str, str]]:
     """Return the environment of each of the trainings that run at the same time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share, asked = max(1, cores // jobs), os.environ.get("OMP_NUM_THREADS", "")
-    threads = {
-        "OMP_NUM_THREADS": min(asked, str(share), key=int) if asked.isdigit() else str(share)
-    }
+    if asked.isdecimal():
+        share = max(1, min(share, int(asked)))
+    threads = {"OMP_NUM_THREADS": str(share)}
     if not gpus:
         return [threads] * jobs
     return [threads | {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(jobs)]

@@ -51,10 +51,11 @@ def _notes(first: Row, confidence: float, examples: Examples) -> list[str]:
     if examples.most_frequent is not None:
         name = examples.dataset.classes[examples.most_frequent]
         notes.append(f"most frequent: always says '{name}', the most frequent class in training.")
-    if "test_accuracy" not in first:
-        notes.append("All scores are of the rows that were trained on: they say nothing of others.")
-    else:
+    if "test_accuracy" in first:
         notes += _compare_with_validation(first, confidence, len(examples.validation[1]))
+    else:
+        trained_on = "All scores are of the rows that were trained on"
+        notes.append(f"{trained_on}: they say nothing about other rows.")
     return notes
 
 

@@ -58,7 +58,7 @@ class Space:
     def current(self, hyperparameters: dict[str, Any]) -> dict[str, Any] | None:
         """Return params.yaml's own settings as Optuna stores them; None if one is out of range.
 
-        `hyperparameters` holds all of the architecture, its defaults too.
+        `hyperparameters` are all of the architecture's, defaults included.
         """
         recipe, _ = self.params.recipe(self.architecture)
         values = flatten(recipe.model_dump()) | hyperparameters

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lineup.errors import UserError
 from lineup.files import write_text
 from lineup.paths import state_dir
+from lineup.tracking.location import without_password
 
 
 @contextmanager
@@ -22,11 +23,12 @@ def open_storage(address: str | None) -> Iterator[RDBStorage]:
     folder = state_dir() / "search"
     folder.mkdir(parents=True, exist_ok=True)
     address = address or f"sqlite:///{folder / 'studies.db'}"
+    name = without_password(address)
     try:
-        name = make_url(address).render_as_string(hide_password=True)
-    except (SQLAlchemyError, ValueError):  # the latter of a port
+        make_url(address)
+    except (SQLAlchemyError, ValueError):  # ValueError: the port is no number
         hint = "write one such as postgresql://user@host/database"
-        raise UserError(f"--storage {address} is no database's address; {hint}") from None
+        raise UserError(f"--storage {name} is no database's address; {hint}") from None
     try:
         yield _connect(address, name)
     except (StorageInternalError, SQLAlchemyError) as error:

@@ -199,7 +199,8 @@ class Search:
         for other in self.study.get_trials(deepcopy=False, states=FINISHED):
             if other.params == trial.params:
                 score = other.value if other.state == TrialState.COMPLETE else None
-                return Outcome(f"as trial {other.number}", score)
+                has_failed = "has_failed" in other.user_attrs
+                return Outcome(f"as trial {other.number}", score, has_failed)
         return None
 
 

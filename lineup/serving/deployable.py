@@ -76,7 +76,8 @@ def check_data(info: ModelInfo, folder: Path) -> None:
     dataset, split = Dataset.read(), Split.read()
     present = dataset.classes, dataset.shape, dataset.digests, split.digest
     if (info.classes, info.shape, info.data, info.split) != present:
-        raise UserError(f"{folder} was not trained on the present '{dataset.name}'; run: dvc repro")
+        other = f"{folder} was trained on other data, or another split, than data/ holds"
+        raise UserError(f"{other}; run: dvc repro")
 
 
 def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:

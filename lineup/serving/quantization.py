@@ -34,7 +34,9 @@ def quantize(
     images = calibration[:: math.ceil(len(calibration) / CALIBRATION_IMAGES)]
     _write(source, path, settings.quantize, images)
     expected, found = (_score(model, *test) for model in (source, path))
-    drop = round(expected["test_accuracy"] - found["test_accuracy"], 9)  # 0.99 - 0.985 > 0.005
+    drop = round(
+        expected["test_accuracy"] - found["test_accuracy"], 9
+    )  # as floats 0.99 - 0.985 > 0.005
     if drop > settings.max_drop:
         other = "static" if settings.quantize == "dynamic" else "dynamic"
         raise UserError(

@@ -112,7 +112,8 @@ def _resolve(
 ) -> dict[str, Any]:
     """Return the settings that the machine and the data decide, none of them auto."""
     recipe, _ = params.recipe(architecture)
-    is_exact = recipe.precision == "auto" and dataset.task is Task.REGRESSION  # as its values are
+    is_table = dataset.task is Task.REGRESSION  # bfloat16 keeps three digits of its values
+    precision = "float32" if is_table and recipe.precision == "auto" else machine.precision
     epochs, _ = params.epochs(architecture, len(split.train), dataset.shape)
     if recipe.freeze_epochs >= epochs:
         raise UserError(
@@ -121,7 +122,7 @@ def _resolve(
         )
     return {
         "device": machine.device,
-        "precision": "float32" if is_exact else machine.precision,
+        "precision": precision,
         "epochs": epochs,
         "augment": _resolve_augment(recipe.augment, dataset.shape),
     }

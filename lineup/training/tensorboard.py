@@ -1,4 +1,7 @@
-"""Mirrors a training's metrics to TensorBoard: runs/<architecture>, below an experiment's name."""
+"""Mirrors a training's metrics to TensorBoard: runs/<architecture>.
+
+An experiment that DVC runs in a copy of the repository has a folder there.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ class TensorBoard:
         """Open the writer; UserError if the extra is not installed."""
         if SummaryWriter is None:
             raise UserError("train.tensorboard needs an extra: pip install tensorboard")
-        folder = repository() / "runs" / os.environ.get("DVC_EXP_NAME", "") / architecture
+        is_copy = repository() != Path.cwd()  # of the repository, for an experiment
+        name = os.environ.get("DVC_EXP_NAME", "") if is_copy else ""
+        folder = repository() / "runs" / name / architecture
         if not is_resumed:
             shutil.rmtree(folder, ignore_errors=True)
         self.writer = SummaryWriter(str(folder))

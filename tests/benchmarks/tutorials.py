@@ -97,7 +97,7 @@ def fit(
 
 
 def tell(progress: str) -> None:
-    """Print beside the table, which goes to a file."""
+    """Print to stderr: stdout is the table, which goes to a file."""
     print(progress, file=sys.stderr)
 
 
@@ -298,8 +298,8 @@ def train_garments(name: str) -> Score:
     recipe, own = load_params().recipe(name)
     garments = {"rotate": 0, "shift": 0.05, "scale": 0, "shear": 0, "flip": True, "erase": 0}
     augment = recipe.augment.model_copy(update=garments)
-    own |= {"dropout": 0.1}
-    return train_ours(name, "fashion-mnist", own, epochs=16, augment=augment)
+    hyperparameters = own | {"dropout": 0.1}
+    return train_ours(name, "fashion-mnist", hyperparameters, epochs=16, augment=augment)
 
 
 def train_plainly(name: str, dataset: str, **settings: object) -> Score:

@@ -10,6 +10,7 @@ from helpers.project import ROOT
 from helpers.waiting import wait_for
 
 from lineup.files import sha256
+from stages import train_all
 
 pytestmark = pytest.mark.slow
 SHARE = str(max(1, len(os.sched_getaffinity(0)) // 2))
@@ -26,6 +27,12 @@ def jobs(project):
 
 def weights(project):
     return {path.parent.name: sha256(path) for path in Path("models").glob("*/model.safetensors")}
+
+
+@pytest.mark.parametrize(("asked", "given"), [("1", "1"), ("999", SHARE), ("0", "1"), ("", SHARE)])
+def test_a_share_of_the_cores_is_at_most_what_was_asked_for(asked, given, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert train_all._shares(2, []) == [{"OMP_NUM_THREADS": given}] * 2
 
 
 def test_two_at_a_time_are_as_one_by_one_and_dvc_has_nothing_left_to_train(jobs):

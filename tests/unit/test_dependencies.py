@@ -155,3 +155,8 @@ def test_no_line_is_longer_than_100_columns():
     for path in SCRIPTS + LIBRARY:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             assert len(line) <= 100, f"{path}:{number}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_ends_with_its_dvc(stage):
+    assert "    end_with_parent()\n" in (ROOT / "stages" / f"{stage}.py").read_text()

@@ -148,9 +148,7 @@ def test_an_architecture_without_mistakes_is_evaluated(here):
 def test_a_model_of_other_data_is_refused_and_the_results_stay(evaluated):
     images, labels = digits()
     write_project(["mlp"], "classification", [*CLASSES, "ten"], images, labels)
-    with pytest.raises(
-        UserError, match="models/mlp was not trained on the present 'digits'; run: dvc repro"
-    ):
+    with pytest.raises(UserError, match="models/mlp was trained on other data"):
         evaluate.main()
     assert Path("evaluation/linear/metrics.json").exists()
 
@@ -161,7 +159,7 @@ def test_a_model_of_another_split_of_the_same_data_is_refused_by_evaluate_and_ex
     count = len(digits()[0])
     write_split(count - 1)
     for stage in (evaluate, export):
-        with pytest.raises(UserError, match=r"was not trained on the present 'digits'; run: dvc"):
+        with pytest.raises(UserError, match="or another split, than data/ holds; run: dvc repro"):
             stage.main()
     assert not Path("export").exists()
 
@@ -186,7 +184,7 @@ def test_a_regression_has_errors_and_no_words_of_classification(here, capsys):
             if path.name != "model.json"
         ),
     ]
-    assert len(texts) >= 5
+    assert len(texts) >= 5 and "nothing about other rows" in texts[0]
     names = [str(path) for path in Path("evaluation").rglob("*")]
     assert not re.search("accura|confus|class|mistake", " ".join(texts + names), re.IGNORECASE)
 

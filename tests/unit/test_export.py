@@ -203,7 +203,9 @@ def test_a_regression_is_exported_with_numbers_in_and_out(here):
     outputs = session.run(None, {"inputs": tensors["inputs"].numpy()})[0]
     assert np.abs(outputs - tensors["targets"].numpy()).max() < 1.5
     assert set(read_json(Path("metrics.json"))) == {"test_loss", "val_loss", "parameters"}
-    assert "Regression model" in Path("export/README.md").read_text()
+    card = Path("export/README.md").read_text()
+    assert "Regression model" in card and "nothing about other rows" in card
+    assert "test split" not in card
     choose("linear", quantize="static")
     with pytest.raises(UserError, match="quantize is for classifiers"):
         export.main()

@@ -477,17 +477,24 @@ def test_precision_is_that_of_the_layers_while_weights_and_loss_stay_float32(
 # --- TensorBoard ----------------------------------------------------------------------------------
 
 
-def test_tensorboard_holds_the_points_at_their_steps_also_after_a_resume(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("work", "folder"), [(".", "runs/linear"), ("copy", "runs/bold-wren/linear")]
+)
+def test_tensorboard_holds_the_points_at_their_steps_also_after_a_resume(
+    work, folder, tmp_path, monkeypatch
+):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("DVC_EXP_NAME", "bold-wren")
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / work)
     for epoch, is_resumed, loss in ((9, False, 9.0), (1, False, 0.5), (2, True, 0.375)):
         board = TensorBoard("linear", is_resumed)
         board.record(Epoch({"epoch": epoch, "val_loss": loss, "val_accuracy": 1 - loss}, None))
         board.finish(tmp_path)
-    events = EventAccumulator(str(tmp_path / "runs" / "bold-wren" / "linear")).Reload()
+    events = EventAccumulator(str(tmp_path / folder)).Reload()
     found = {
         name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]
     }
