@@ -25,6 +25,7 @@ from mlflow.entities import (
     Run,
     ViewType,
 )
+from mlflow.exceptions import MlflowException
 
 from lineup.errors import DamagedError
 from lineup.files import read_json, sha256, write_json
@@ -152,8 +153,17 @@ class Mirror:
         for first in range(0, len(params), MAX_PARAMS):
             self.client.log_batch(run_id, params=params[first : first + MAX_PARAMS])
         if not run.inputs.dataset_inputs:
-            datasets = start["datasets"].items()
-            self.client.log_inputs(run_id, [_dataset_input(*dataset) for dataset in datasets])
+            self._send_datasets(run_id)
+
+    def _send_datasets(self, run_id: str) -> None:
+        """Name the data of a run; a database refuses those that two runs name at one moment."""
+        datasets = [_dataset_input(*dataset) for dataset in self.log.start["datasets"].items()]
+        try:
+            self.client.log_inputs(run_id, datasets)
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            self.client.log_inputs(run_id, datasets)
 
     def _link_start(self, run: Run) -> None:
         """Name the model whose weights the training started from, where this store has it."""

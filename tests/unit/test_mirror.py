@@ -14,6 +14,7 @@ from helpers.project import ROOT, Project
 from helpers.store import contents, points, runs, use_store
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from lineup.files import write_json
 from lineup.tensors import read_tensors, write_tensors
@@ -129,6 +130,20 @@ def test_the_process_beside_a_training_imports_no_torch(here, tmp_path):
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "lineup.tracking.mirror" in imported
     assert not {"torch", "scipy.stats", "matplotlib", "onnx", "sklearn"} & imported
+
+
+def test_data_that_two_runs_name_at_one_moment_are_named(client, monkeypatch):
+    log, log_inputs = begin(datasets={"train": {"name": "e", "digest": "1"}}), client.log_inputs
+    refusals = iter([MlflowException("UNIQUE constraint failed: dataset", BAD_REQUEST)])
+
+    def refuse_once(*arguments):
+        for refusal in refusals:
+            raise refusal
+        log_inputs(*arguments)
+
+    monkeypatch.setattr(client, "log_inputs", refuse_once)
+    (data,) = mirror(log, client).inputs.dataset_inputs
+    assert data.dataset.digest == "1"
 
 
 def test_a_training_of_another_user_is_left_alone(tmp_path):
