@@ -81,7 +81,9 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_has_every_point_once(
     unrecorded.set(train__epochs=1500)
     with mlflow_server(tmp_path / "server") as server:
         client, training = start_on(server, unrecorded)
+        training.process.send_signal(signal.SIGSTOP)
         server.stop()
+        training.process.send_signal(signal.SIGCONT)
         output = training.output()
         assert output.count("fails (") == 1 and "make sync" in output
         server.start()
