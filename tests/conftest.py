@@ -71,11 +71,17 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def project(finished, tmp_path, monkeypatch):
-    """A copy of the finished project with a store of its own, as the current folder."""
+    """A copy of the finished project with a store of its own, as the current folder.
+
+    What a test that failed left running, or stopped, ends with it.
+    """
     shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
     monkeypatch.chdir(tmp_path / "project")
     relocate(tmp_path / "project" / "mlflow.db")
-    return Project(tmp_path / "project")
+    project = Project(tmp_path / "project")
+    yield project
+    for command in project.started:
+        command.process.kill()
 
 
 @pytest.fixture

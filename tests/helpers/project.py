@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import yaml
+
+from helpers.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 QUICK = {"epochs": 2, "batch_size": 64, "log_every": 2}
@@ -18,6 +21,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.started: list[Command] = []
         self.environment = {
             key: value
             for key, value in os.environ.items()
@@ -47,7 +51,8 @@ class Project:
 
     def start(self, *command: str, **environment: str) -> "Command":
         """Start a command here and go on."""
-        return Command(self, command, self.environment | environment)
+        self.started.append(Command(self, command, self.environment | environment))
+        return self.started[-1]
 
     def set(self, **changes) -> None:
         """Change params.yaml: keys with dots written as double underscores."""
@@ -88,6 +93,15 @@ class Command:
             self.process = subprocess.Popen(
                 words, cwd=project.folder, env=environment, stdout=out, stderr=out
             )
+
+    def pause_after(self, text: str) -> None:
+        """Stop the process for a while once it printed `text`: it is not over too soon then."""
+        wait_for(lambda: text in self.file.read_text())
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Continue after a pause."""
+        self.process.send_signal(signal.SIGCONT)
 
     def output(self, code: int = 0) -> str:
         """Wait for the end and return what was printed."""

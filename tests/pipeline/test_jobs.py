@@ -88,9 +88,9 @@ def test_one_that_fails_does_not_hide_what_the_others_trained(jobs):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_one_leaves_no_training_behind_and_the_next_goes_on(number, jobs):
-    jobs.set(train__epochs=2500, architectures=["linear", "mlp"])
+    jobs.set(train__epochs=9999, architectures=["linear", "mlp"])
     training = jobs.start(*jobs.train_all)
-    wait_for(lambda: training.file.read_text().count(" epoch 2/2500") == 2)
+    wait_for(lambda: training.file.read_text().count(" epoch 2/9999") == 2)
     training.process.send_signal(number)
     training.process.wait(60)
     output = training.file.read_text()

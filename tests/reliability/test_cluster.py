@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not is_possible(), reason="needs Ray, and Linux's networks"),
 ]
-EPOCHS = 5000  # of a linear net: ten seconds and more, of which the first state takes six
+EPOCHS = 8000  # of a linear net: ten seconds and more, of which the first state takes six
 FILES = ("model.safetensors", "history.csv", "model.json")
 TRAIN = ("python", "-m", "stages.train")
 DIES_SENDING = """

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers.project import ROOT
 from helpers.store import points, runs, stage
 from helpers.waiting import wait_for
 
 from lineup.files import read_json
 
-EPOCHS = 2500  # a quarter of a minute on a quiet machine
+EPOCHS = 2500
 TRAIN = ("python", "-m", "stages.train", "linear")
+SAVING_SOON = ("python", str(ROOT / "tests/programs/train_saving_often.py"), "linear")
 
 
 @pytest.fixture
@@ -31,9 +33,11 @@ def run_of(project):
 
 
 def start(project):
-    """Start a training and wait until MLflow has its first epochs, and a checkpoint its state."""
-    training = project.start(*TRAIN)
+    """Return a paused training: MLflow has its first epochs, and a checkpoint its state."""
+    training = project.start(*SAVING_SOON, SECONDS_BETWEEN_SAVES="0.5")
+    training.pause_after("epoch 2/")
     wait_for(lambda: "val_loss" in run_of(project).data.metrics)
+    training.go_on()
     (progress,) = Path(".lineup/checkpoints").glob("*/progress.json")
     wait_for(lambda: "file" in read_json(progress))  # moved last: a save is whole with it
     return training
@@ -50,9 +54,10 @@ def test_a_killed_training_is_killed_in_mlflow_at_once_and_goes_on_in_its_run(
     before = run_of(long_training).info
     training.process.wait()
     resumed = long_training.start(*TRAIN)
+    resumed.pause_after("val_loss")
     wait_for(lambda: run_of(long_training).info.status == "RUNNING")
-    output = resumed.output()
-    assert "resumes at epoch" in output
+    resumed.go_on()
+    assert "resumes at epoch" in resumed.output()
     run = run_of(long_training)
     assert (run.info.run_id, run.info.status) == (before.run_id, "FINISHED")
     steps = [step for step, *_ in points(long_training.client(), run, "val_loss")]

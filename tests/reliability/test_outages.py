@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import time
 from pathlib import Path
 
@@ -66,24 +65,29 @@ def test_many_models_wait_for_a_hanging_server_once(project, monkeypatch, capsys
     assert contents(project.client()) == before
 
 
-def start_on(server, project):
-    """Start a training that records on a server; return a client and it, once points are there."""
-    client = MlflowClient(server.address, server.address)
-    training = project.start(*TRAIN, MLFLOW_TRACKING_URI=server.address)
+def start(project, client, **environment):
+    """Return a training that is paused, and whose first points the client's store has."""
+    project.set(train__epochs=1500)
+    training = project.start(*TRAIN, **environment)
+    training.pause_after("epoch 2/")
     wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics)
-    return client, training
+    return training
+
+
+def start_on(server, project):
+    """Start such a training with a server; return its client and the training."""
+    client = MlflowClient(server.address, server.address)
+    return client, start(project, client, MLFLOW_TRACKING_URI=server.address)
 
 
 @slow
 def test_a_server_that_dies_in_the_middle_and_comes_back_has_every_point_once(
     unrecorded, tmp_path, monkeypatch
 ):
-    unrecorded.set(train__epochs=1500)
     with mlflow_server(tmp_path / "server") as server:
         client, training = start_on(server, unrecorded)
-        training.process.send_signal(signal.SIGSTOP)
         server.stop()
-        training.process.send_signal(signal.SIGCONT)
+        training.go_on()
         output = training.output()
         assert output.count("fails (") == 1 and "make sync" in output
         server.start()
@@ -93,13 +97,11 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_has_every_point_once(
 
 @slow
 def test_a_server_that_comes_back_during_the_training_gets_the_rest_at_once(unrecorded, tmp_path):
-    unrecorded.set(train__epochs=6000)  # of which most are left when the server is back
     with mlflow_server(tmp_path / "server") as server:
         client, training = start_on(server, unrecorded)
-        training.process.send_signal(signal.SIGSTOP)
         server.stop()
         server.start()
-        training.process.send_signal(signal.SIGCONT)
+        training.go_on()
         assert "make sync" not in training.output()
         assert_complete(client, is_registered=False)
 
@@ -133,13 +135,11 @@ def test_a_request_that_is_answered_too_late_is_not_made_twice(unrecorded, tmp_p
 
 @slow
 def test_a_run_that_is_deleted_during_its_training_stays_deleted(unrecorded):
-    unrecorded.set(train__epochs=1500)
-    training = unrecorded.start(*TRAIN)
     client = unrecorded.client()
-    run = wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics and runs(client))[
-        "linear"
-    ]
+    training = start(unrecorded, client)
+    run = runs(client)["linear"]
     client.delete_run(run.info.run_id)
+    training.go_on()
     assert "make sync" not in training.output()  # the store has all that it shall have
     unrecorded.run("python", "-m", "stages.sync")
     assert client.get_run(run.info.run_id).info.lifecycle_stage == "deleted" and not runs(client)
@@ -147,11 +147,10 @@ def test_a_run_that_is_deleted_during_its_training_stays_deleted(unrecorded):
 
 @slow
 def test_an_experiment_that_is_deleted_during_a_training_comes_back_whole(unrecorded):
-    unrecorded.set(train__epochs=1500)
-    training = unrecorded.start(*TRAIN)
     client = unrecorded.client()
-    wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics)
+    training = start(unrecorded, client)
     client.delete_experiment(client.get_experiment_by_name("digits").experiment_id)
+    training.go_on()
     training.output()
     unrecorded.run("python", "-m", "stages.sync")
     assert_complete(client, is_registered=False)

@@ -19,10 +19,12 @@ STORE = "its artifact store fails with status 500"
 
 
 def test_postgresql_that_is_killed_and_restarted_during_a_training(team, client, unrecorded):
-    unrecorded.set(train__epochs=1500)
+    unrecorded.set(train__epochs=4000)
     training = unrecorded.start(*TRAIN, **team.account("ann"))
+    training.pause_after("epoch 2/")
     wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics)
     team.postgres.stop()
+    training.go_on()
     try:
         wait_for(lambda: "training goes on" in training.file.read_text())
     finally:
