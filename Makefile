@@ -62,7 +62,7 @@ search: $(ENV)  ## find better settings of one architecture: make search A=cnn, 
 sync: $(ENV)  ## record in MLflow what it lacks
 	python -m stages.sync
 
-NO_SCORES := Created|.*[._/]|(dataset|model|seed|architectures|parameters|models|evaluation)$$
+NO_SCORES := Created|.*[./]|(val|test)_|(dataset|model|seed|architectures|parameters|models|evaluation)$$
 experiments: $(ENV)  ## compare DVC's experiments: what differs, what ships, each validation score
 	@dvc exp show --only-changed --no-pager --drop 'Created|val_|.*/|(?!(dataset|model|seed)$$)[a-z0-9]+$$'
 	@echo "Each architecture's validation score:"

@@ -351,11 +351,17 @@ def known_hyperparameters(architecture: str) -> list[str]:
     """
     file = ARCHITECTURES / f"{architecture}.py"
     try:
-        statements = ast.parse(file.read_bytes()).body
+        tree = ast.parse(file.read_bytes())
     except SyntaxError as error:
         raise UserError(f"{file}, line {error.lineno}: {error.msg}") from None
-    for statement in statements:
+    if borrowed := _imported_architectures(tree) - {architecture}:
+        unseen = f"imports from {borrowed.pop()}.py, whose changes DVC would not see"
+        raise UserError(f"{file} {unseen}; copy what it takes, or move that to __init__.py there")
+    for statement in tree.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "build":
+            if surplus := statement.args.args[2:]:
+                hint = f"write build(shape, outputs, *, {surplus[0].arg}, …)"
+                raise UserError(f"{file}: hyperparameters come after a *; {hint}")
             names = [argument.arg for argument in statement.args.kwonlyargs]
             if unseen := NOT_IN_RUN_CACHE.intersection(names):
                 raise UserError(
@@ -365,6 +371,21 @@ def known_hyperparameters(architecture: str) -> list[str]:
                 raise UserError(f"{file}: '{taken[0]}' is a key of train already; rename it")
             return names
     raise UserError(f"{file} defines no function build; {ARCHITECTURES / 'mlp.py'} is an example")
+
+
+def _imported_architectures(tree: ast.Module) -> set[str]:
+    """Return which other architectures' files a file imports."""
+    words = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            words.update(name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = "lineup.architectures" if node.level else node.module
+            module = ".".join(filter(None, [package, node.module if node.level else ""]))
+            words.update([module, *(f"{module}.{name.name}" for name in node.names)])
+    prefix = "lineup.architectures."
+    parts = {word.removeprefix(prefix).split(".")[0] for word in words if word.startswith(prefix)}
+    return parts & set(available_architectures())
 
 
 def validated(section: type[SectionType], content: dict[str, Any], prefix: str = "") -> SectionType:

@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from helpers.project import ROOT, Project, make_project
+from helpers.project import READING, ROOT, Project, make_project
 from hypothesis import settings
 
 from lineup.tracking.sqlite_tables import relocate
@@ -65,6 +67,8 @@ def finished(tmp_path_factory):
             project.set(models__linear__learning_rate=0.02)
             (folder / "notes.txt").write_text("not committed\n")
             project.run("dvc", "repro")
+            with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+                store.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all is in this one file now
             done.touch()
     return Project(folder)
 
@@ -75,13 +79,13 @@ def project(finished, tmp_path, monkeypatch):
 
     What a test that failed left running, or stopped, ends with it.
     """
-    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
+    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True, ignore=READING)
     monkeypatch.chdir(tmp_path / "project")
     relocate(tmp_path / "project" / "mlflow.db")
     project = Project(tmp_path / "project")
     yield project
     for command in project.started:
-        command.process.kill()
+        command.kill()
 
 
 @pytest.fixture

@@ -2,17 +2,21 @@
 
 A file holds `build(shape, outputs, *, …hyperparameters)`: a module from float32 (N, *shape) to
 (N, outputs), whose last layer is registered last. One whose weights are published has a function
-`imagenet(channels, *, …hyperparameters)` too.
+`imagenet(channels, *, …hyperparameters)` too. Images are channels-last: `nn.Flatten` and `reshape`
+flatten them, `view` fails.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field, ValidationError, validate_call
 from torch import Tensor, nn
 
@@ -44,13 +48,19 @@ def published_weights(
 
 
 def complete(name: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """Return `hyperparameters` with the defaults of the others."""
+    """Return `hyperparameters` with the defaults of the others; UserError if JSON has no such."""
     parameters = inspect.signature(_builder(name)).parameters.values()
     defaults = {
         parameter.name: parameter.default
         for parameter in parameters
         if parameter.kind == parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
     }
+    for key, value in defaults.items():
+        try:
+            json.dumps(value)
+        except TypeError:
+            hint = "take a number, a text, a list or a dictionary, such as the name of what it is"
+            raise UserError(f"{_file(name)}: the default of '{key}' is {value!r}; {hint}") from None
     return defaults | hyperparameters
 
 
@@ -59,14 +69,41 @@ def build(
 ) -> nn.Module:
     """Return `name` for inputs of `shape` and `outputs` classes or targets.
 
-    UserError names a bad hyperparameter.
+    UserError names a bad hyperparameter, or what is wrong with the outputs.
     """
     given = complete(name, hyperparameters)
     try:
-        return validate_call(_builder(name))(tuple(shape), outputs, **given)
+        model = validate_call(_builder(name))(tuple(shape), outputs, **given)
     except ValidationError as error:
         text = describe_errors(error, prefix=f"models.{name}")
         raise UserError(f"params.yaml: {text}") from None
+    _try_out(name, model, shape, outputs)
+    return model
+
+
+def _try_out(name: str, model: nn.Module, shape: Sequence[int], outputs: int) -> None:
+    """Run two inputs through a new model, which gives lazy layers their shapes; UserError.
+
+    Then once more as trainings do, channels-last, which leaves the model as it is.
+    """
+    inputs = torch.zeros(2, *shape)
+    model.eval()
+    try:
+        with torch.no_grad():
+            found = tuple(model(inputs).shape)
+            copy.deepcopy(model).to(memory_format=torch.channels_last)(inputs)
+    except (RuntimeError, AttributeError) as error:
+        what = f"{_file(name)} fails on inputs {tuple(inputs.shape)}: {error}"
+        hint = "; images are channels-last, flatten them by nn.Flatten or reshape"
+        raise UserError(f"{what}{hint if 'view' in str(error) else ''}") from None
+    model.train()
+    if found != (2, outputs):
+        wrong = f"makes {found} of inputs {tuple(inputs.shape)}, not {(2, outputs)}"
+        raise UserError(f"{_file(name)} {wrong}; its last layer needs `outputs` outputs")
+
+
+def _file(name: str) -> str:
+    return f"lineup/architectures/{name}.py"
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:

@@ -74,14 +74,14 @@ def _thumbnails(images: Tensor | Rows) -> Tensor:
 
 
 def count_shared(paths: Sequence[Path], originals: Tensor, train_count: int, allowed: bool) -> int:
-    """Return how many files of test/ are also in train/; UserError names them unless `allowed`."""
+    """Return how many files of test/ are elsewhere, too; UserError names them unless `allowed`."""
     in_test = range(train_count, len(paths))
     shared = [index for index in in_test if originals[index] < train_count]
     pairs = [f"{paths[index]} = {paths[originals[index]]}" for index in shared]
     if pairs and not allowed:
         raise UserError(
-            f"{len(pairs)} files of test/ are also in train/, byte for byte, so that the test "
-            "would say nothing; remove them, or set data.allow_duplicates: true:"
+            f"{len(pairs)} files of test/ are also in training or validation, byte for byte, so "
+            "that the test would say nothing; remove them, or set data.allow_duplicates: true:"
             f"{listed(pairs, lines=True)}"
         )
     return len(pairs)

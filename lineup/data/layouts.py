@@ -21,7 +21,7 @@ from lineup.data.folder_listing import (
     list_tree,
     sub_folders,
 )
-from lineup.data.tables import FIRST_ROW, Table, read_csv
+from lineup.data.tables import Table, read_csv
 from lineup.errors import UserError, listed
 
 SPLITS = {  # names of folders, in lower case
@@ -164,13 +164,16 @@ def _say_what_is_left_out(
 def _find_in_table(folder: Path, settings: Images) -> Pictures:
     table = read_csv(folder / settings.table)
     file_column, label_column = _choose_columns(table, settings)
+    listing = list_tree(folder)
+    if Path(file_column).name in {path.name for path in listing.pictures}:
+        advice = f"{file_column} is a picture; write a header above it, such as file,label"
+        raise UserError(f"{table.path} begins without a header: {advice}")
     labels = [unicodedata.normalize("NFC", name) for name in table.texts(label_column)]
     classes = sorted(set(labels))
     if len(classes) < 2:
         raise UserError(f"{table.path}: column '{label_column}' needs two or more classes")
     _check_names(table.path, classes)
 
-    listing = list_tree(folder)
     paths = _match_files(table, table.texts(file_column), folder, listing)
     if twice := [path for path, count in Counter(paths).items() if count > 1]:
         names = listed(twice, lines=True)
@@ -218,7 +221,7 @@ def _match_files(table: Table, names: Sequence[str], folder: Path, listing: List
     known = _by_spelling(folder, listing.pictures)
     others = {_plain(str(path.relative_to(folder))): [path] for path in listing.others}
     found, errors = [], []
-    for row, name in enumerate(names, start=FIRST_ROW):
+    for row, name in zip(table.numbers, names, strict=True):
         matches = known.get(_plain(name)) or others.get(_plain(name), [])
         if len(matches) == 1:
             found.append(matches[0])

@@ -73,6 +73,7 @@ def _draw_groups(labels: Tensor, groups: Tensor, draw: Draw) -> Tensor:
     """Return which images are drawn, bool (N,): neighbouring folds, as many as the fraction takes.
 
     Of all such choices the one with most classes on both sides wins, then the one best in size.
+    Where few groups leave a side without a class, fewer folds are tried.
     """
     part = Fraction(draw.fraction).limit_denominator(MOST_FOLDS)
     most = min(int(torch.bincount(labels).max()), len(groups.unique()))
@@ -81,6 +82,19 @@ def _draw_groups(labels: Tensor, groups: Tensor, draw: Draw) -> Tensor:
         folds = min(MOST_FOLDS, most)
     if folds < 2:
         return torch.zeros(len(labels), dtype=torch.bool)
+    classes, best = len(labels.unique()), []
+    for fewer in range(folds, 1, -1):
+        best.append(_best_folds(labels, groups, draw, fewer))
+        if _classes_on_both(labels, best[-1]) == classes:
+            return best[-1]
+    return max(best, key=lambda drawn: _classes_on_both(labels, drawn))
+
+
+def _classes_on_both(labels: Tensor, drawn: Tensor) -> int:
+    return min(len(labels[side].unique()) for side in (drawn, ~drawn))
+
+
+def _best_folds(labels: Tensor, groups: Tensor, draw: Draw, folds: int) -> Tensor:
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=draw.seed)
     fold_of = torch.empty(len(labels), dtype=torch.long)
     with warnings.catch_warnings():
@@ -92,8 +106,8 @@ def _draw_groups(labels: Tensor, groups: Tensor, draw: Draw) -> Tensor:
     choices = [(fold_of - start) % folds < count for start in range(folds)]
 
     def badness(drawn: Tensor) -> tuple[int, float]:
-        present = min(len(labels[side].unique()) for side in (drawn, ~drawn))
-        return -present, abs(drawn.double().mean().item() - draw.fraction)
+        distance = abs(drawn.double().mean().item() - draw.fraction)
+        return -_classes_on_both(labels, drawn), distance
 
     return min(choices, key=badness)
 

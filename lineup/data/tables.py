@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from lineup.errors import UserError, nearest
 
 NOT_UTF8 = "is not UTF-8: save it as 'CSV UTF-8 (Comma delimited)', as Excel calls it"
 DELIMITERS = ",;\t"
-FIRST_ROW = 2  # as spreadsheets count, the header being the first
 LARGEST = (2 - 2**-23) * 2.0**127  # a finite float32
 
 
@@ -24,6 +22,7 @@ class Table:
     path: Path
     header: list[str]
     rows: list[list[str]]
+    numbers: list[int]  # of the rows, as spreadsheets count: the header and empty ones, too
     delimiter: str
 
     def position(self, name: str) -> int:
@@ -37,13 +36,13 @@ class Table:
         position = self.position(name)
         cells = [row[position].strip() for row in self.rows]
         if "" in cells:
-            raise UserError(f"{self.path}, row {cells.index('') + FIRST_ROW}: '{name}' is empty")
+            raise UserError(f"{self.path}, row {self.numbers[cells.index('')]}: '{name}' is empty")
         return cells
 
     def number(self, row: int, position: int) -> float:
         """Return a cell as a number, which has a decimal comma where commas part no columns."""
         cell = self.rows[row][position]
-        place = f"{self.path}, row {row + FIRST_ROW}: {self.header[position]} = '{cell}'"
+        place = f"{self.path}, row {self.numbers[row]}: {self.header[position]} = '{cell}'"
         try:
             number = float(cell if self.delimiter == "," else cell.replace(",", "."))
         except ValueError:
@@ -65,20 +64,22 @@ def read_csv(path: Path) -> Table:
     delimiter = max(DELIMITERS, key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        header, *rows = [row for row in reader if row] or [[]]
+        found = {number: row for number, row in enumerate(reader, start=1) if row}
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}; is a quote open?") from None
+    numbers, (header, *rows) = list(found)[1:], list(found.values()) or [[]]
     header = [name.strip() for name in header]
     if len(set(header)) < len(header):
         raise UserError(f"{path} names a column twice; rename one")
     if not rows:
         raise UserError(f"{path} needs a header and at least one row")
-    _check_lengths(path, header, rows)
-    return Table(path, header, rows, delimiter)
+    table = Table(path, header, rows, numbers, delimiter)
+    _check_lengths(table)
+    return table
 
 
-def _check_lengths(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    for number, row in enumerate(rows, start=FIRST_ROW):
-        if len(row) != len(header):
-            counts = f"{len(row)} cells under {len(header)} columns"
-            raise UserError(f"{path}, row {number}: {counts}")
+def _check_lengths(table: Table) -> None:
+    for number, row in zip(table.numbers, table.rows, strict=True):
+        if len(row) != len(table.header):
+            counts = f"{len(row)} cells under {len(table.header)} columns"
+            raise UserError(f"{table.path}, row {number}: {counts}")

@@ -34,6 +34,7 @@ def _recorder(activations: dict[str, Tensor], title: str) -> Callable[..., None]
         features = output[0] if isinstance(output, tuple) else output
         if isinstance(layer, nn.RNNBase) and layer.batch_first:
             features = features.transpose(0, 1)
-        activations.setdefault(title, features.detach().clone())  # then may come the mirror image's
+        if isinstance(features, Tensor) and 2 <= features.ndim <= 4:  # what can be drawn
+            activations.setdefault(title, features.detach().clone())  # then may come the mirror's
 
     return record

@@ -46,7 +46,7 @@ def _notes(first: Row, confidence: float, examples: Examples) -> list[str]:
     """Return what a person must know to read the table."""
     notes = []
     if shared := examples.dataset.shared_files:
-        count = f"{shared:,} test pictures are also in train/"
+        count = f"{shared:,} test pictures are also in training or validation"
         notes.append(f"{count} (data.allow_duplicates): the test says little.")
     if examples.most_frequent is not None:
         name = examples.dataset.classes[examples.most_frequent]

@@ -12,9 +12,12 @@ import sys
 import time
 from contextlib import suppress
 
+import psutil
+
 from lineup.tracking.run_log import RunLog
 
 END_TIMEOUT_SECONDS = 10.0  # for the rest at the end; what is missing then, make sync brings
+CPU_SECONDS = 0.5  # of computing, which is progress, too: a busy machine imports MLflow slowly
 
 
 class Follower:
@@ -47,15 +50,21 @@ class Follower:
     def _wait(self) -> None:
         with suppress(OSError):
             self.process.stdin.close()
-        moved_at, seen = time.monotonic(), self._progress()
+        moved_at, sent, computed = time.monotonic(), self._sent(), self._computed()
         while time.monotonic() - moved_at < END_TIMEOUT_SECONDS:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.2)
                 return
-            if self._progress() != seen:
-                moved_at, seen = time.monotonic(), self._progress()
+            if self._sent() != sent or self._computed() > computed + CPU_SECONDS:
+                moved_at, sent, computed = time.monotonic(), self._sent(), self._computed()
 
-    def _progress(self) -> list[int]:
+    def _sent(self) -> list[int]:
         """Return what changes whenever something was sent."""
         folders = [log.folder / "mirrors" for log in self.logs]
         return [path.stat().st_mtime_ns for folder in folders for path in folder.glob("*.json")]
+
+    def _computed(self) -> float:
+        """Return the seconds that the process computed, 0 once it ended."""
+        with suppress(psutil.Error):
+            return sum(psutil.Process(self.process.pid).cpu_times()[:2])  # by itself, in the kernel
+        return 0.0

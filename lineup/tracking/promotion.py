@@ -30,6 +30,7 @@ from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import registry_lock
 
 MOST_AHEAD = 3_600_000  # milliseconds, of another machine's clock
+FORCED = "champion: export.promote"  # how the tag `gate` of a version begins, then
 PROMOTED_AT = "lineup.promoted_at"  # milliseconds, of the export that made a champion
 WISH = "lineup.promotion"  # milliseconds, of the export that was decided about last
 
@@ -107,7 +108,7 @@ def decide(
         return Decision(True, "it was the champion already")
     if champion and _has_replaced(client, candidate, champion):
         return Decision(True, f"it is version {champion.version}, whose model was deleted, anew")
-    promoted_at = int(champion.tags.get(PROMOTED_AT, 0)) if champion else 0
+    promoted_at = _promoted_at(champion.tags) if champion else 0
     if wish["time"] < promoted_at < now_ms() + MOST_AHEAD:  # else another machine's clock is wrong
         return _decide_late(client, candidate, champion, wish, validation)
     if wish["promote"] != "gate":
@@ -152,19 +153,26 @@ def _decide_late(
     is_forced = "export.promote" in champion.tags.get("gate", "")
     if is_forced or wish["promote"] == "never" or _obstacle(client, candidate, champion):
         return Decision(False, order)
-    own, other = _answers(champion, validation)
+    own, other = _right(*_answers(champion, validation))
     p_worse = mcnemar(other, own)["p_one_sided"]
     is_worse = p_worse < wish["level"]
     verdict = f"is {'' if is_worse else 'not '}significantly worse (p = {p_worse:.3g})"
     return Decision(is_worse, f"{order} and {verdict}")
 
 
-def _answers(champion: ModelVersion, validation: Path) -> tuple[Tensor, Tensor]:
-    """Return what the candidate and the champion get right, bool (N,); of a regression, nearer."""
+def _answers(
+    champion: ModelVersion, validation: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return of candidate and champion which validation examples are `correct`, or the `error`."""
     source = f"models:/{champion.name}/{champion.version}/extra_files/{VALIDATION}"
     own = read_tensors(validation)
     with tempfile.TemporaryDirectory() as temporary:
         other = read_tensors(Path(mlflow.artifacts.download_artifacts(source, dst_path=temporary)))
+    return own, other
+
+
+def _right(own: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return what the candidate and the champion get right, bool (N,); of a regression, nearer."""
     if "correct" in own:
         return own["correct"].bool(), other["correct"].bool()
     return own["error"] < other["error"], other["error"] < own["error"]
@@ -177,10 +185,17 @@ def _compare(
     wish: dict[str, Any],
     validation: Path,
 ) -> Decision:
-    own, other = _answers(champion, validation)
+    answers, theirs = _answers(champion, validation)
+    if "error" in answers:
+        error, least = answers["error"].mean().item(), theirs["error"].mean().item()
+        if error > least:
+            far = f"its mean squared error {error:.4g} is above {least:.4g} of champion version"
+            return Decision(False, f"{far} {champion.version}")
+    own, other = _right(answers, theirs)
     test = mcnemar(own, other)
+    verb, adverb = ("is nearer on", "") if "error" in answers else ("gets", " right")
     numbers = (
-        f"of {len(own)} validation examples only it gets {test['only_a']} right, only champion "
+        f"of {len(own)} validation examples only it {verb} {test['only_a']}{adverb}, only champion "
         f"version {champion.version} {test['only_b']}, p = {test['p_one_sided']:.3g} in the exact "
         "McNemar test of whether it is worse"
     )
@@ -197,13 +212,23 @@ def _compare(
 
 
 def best_champion(client: MlflowClient, champion: ModelVersion) -> float:
-    """Return the highest validation accuracy of this and all former champions on its split."""
+    """Return the highest validation accuracy of the champions on its split up to this one.
+
+    One that was made champion without the gate is the first that counts.
+    """
     query = (
         f"name = '{champion.name}' and tags.split = '{champion.tags['split']}'"
         f" and tags.`{PROMOTED_AT}` != ''"
     )
-    tags = [version.tags for version in (champion, *client.search_model_versions(query))]
-    return max((float(t["val_accuracy"]) for t in tags if "val_accuracy" in t), default=-math.inf)
+    tags = [version.tags for version in client.search_model_versions(query)]
+    forced = [_promoted_at(t) for t in tags if t.get("gate", "").startswith(FORCED)]
+    since = [t for t in tags if _promoted_at(t) >= max(forced, default=0)]
+    scores = [float(t["val_accuracy"]) for t in (champion.tags, *since) if "val_accuracy" in t]
+    return max(scores, default=-math.inf)
+
+
+def _promoted_at(tags: dict[str, str]) -> int:
+    return int(tags.get(PROMOTED_AT, 0))
 
 
 def _move_aliases(

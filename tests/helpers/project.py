@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import yaml
 
 from helpers.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
+READING = shutil.ignore_patterns("mlflow.db-*")  # files of who reads a store just now
 QUICK = {"epochs": 2, "batch_size": 64, "log_every": 2}
 
 
@@ -102,6 +105,14 @@ class Command:
     def go_on(self) -> None:
         """Continue after a pause."""
         self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it, and all that it started, if it still runs."""
+        with suppress(psutil.NoSuchProcess):
+            if self.process.poll() is None:
+                process = psutil.Process(self.process.pid)
+                for each in [process, *process.children(recursive=True)]:
+                    each.kill()
 
     def output(self, code: int = 0) -> str:
         """Wait for the end and return what was printed."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def wait_for(condition: Callable[[], Result], seconds: float = 60) -> Result:
+def wait_for(condition: Callable[[], Result], seconds: float = 180) -> Result:
     """Return what `condition` returns as soon as it is true; errors are failures until then."""
     end = time.monotonic() + seconds
     while True:

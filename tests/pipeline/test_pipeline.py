@@ -6,7 +6,7 @@ import shutil
 import time
 
 import pytest
-from helpers.project import Project
+from helpers.project import READING, Project
 
 from lineup.tracking.sqlite_tables import relocate
 
@@ -15,7 +15,7 @@ from lineup.tracking.sqlite_tables import relocate
 def project(finished, tmp_path_factory):
     """A copy of the finished project, committed; the tests of this module change it in order."""
     folder = tmp_path_factory.mktemp("pipeline") / "project"
-    shutil.copytree(finished.folder, folder, symlinks=True)
+    shutil.copytree(finished.folder, folder, symlinks=True, ignore=READING)
     relocate(folder / "mlflow.db")
     Project(folder).commit()
     return Project(folder)

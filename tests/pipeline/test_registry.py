@@ -33,10 +33,10 @@ def registry(project):
     return project.client()
 
 
-def train(correct, weights=None, split=None, architecture="linear", **changes):
+def train(correct, weights=None, split=None, architecture="linear", errors=None, **changes):
     """Pretend that a training ended whose model gets these validation images right; evaluate it.
 
-    `correct` is bool (N,), or how many of the first are right.
+    `correct` is bool (N,), or how many of the first are right; `errors` are those of a regression.
     """
     if isinstance(correct, int):
         correct = torch.arange(COUNT) < correct
@@ -55,6 +55,8 @@ def train(correct, weights=None, split=None, architecture="linear", **changes):
     write_json(evaluated / "metrics.json", read_json(evaluated / "metrics.json") | accuracy)
     probabilities = torch.zeros(len(correct), 10)
     kept = {"probabilities": probabilities, "correct": correct.byte()}
+    if errors:
+        kept = {"predictions": torch.zeros(len(errors), 1), "error": torch.tensor(errors)}
     write_tensors(evaluated / "validation.safetensors", kept)
     record_evaluations([architecture])
 
@@ -195,6 +197,27 @@ def test_what_cannot_be_compared_becomes_challenger_and_says_how_to_replace(regi
     assert "challenger" in decision and obstacle in decision
     assert "dvc exp run -S export.promote=always" in decision
     assert aliases(registry)["champion"] == 1
+
+
+def test_after_a_champion_by_force_the_gate_measures_by_that_one(registry):
+    train(40)
+    export()
+    train(20)
+    export(promote="always")
+    train(21)
+    assert "champion: better" in export()
+    train(19)
+    assert f"below the best champion's {21 / COUNT:.4f}" in export()
+
+
+def test_a_regression_that_is_nearer_on_one_row_and_far_off_on_others_is_no_champion(registry):
+    train(COUNT, errors=[1.0] * 5)
+    export()
+    train(COUNT, errors=[0.5, *[1e6] * 4])
+    decision = export()
+    assert "challenger: its mean squared error 8e+05 is above 1 of champion version 1" in decision
+    train(COUNT, errors=[2.0, 2.0, *[0.1] * 3])
+    assert "of 5 validation examples only it is nearer on 3, only champion version 1 2" in export()
 
 
 def test_the_champion_itself_counts_among_the_best_whoever_made_it_champion(registry):

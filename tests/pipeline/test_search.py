@@ -90,7 +90,7 @@ def test_of_a_regression_the_lowest_loss_is_the_best(project):
 
 @pytest.mark.slow
 def test_a_killed_search_goes_on_with_the_trial_that_it_was_at(project):
-    project.set(search={"mlp": RANGES}, train__epochs=40, train__batch_size=2)
+    project.set(search={"mlp": RANGES}, train__epochs=100, train__batch_size=2)
     started = project.start(*SEARCH, "mlp", "--trials", "3")
     wait_for(lambda: list(Path(".lineup/search").glob("mlp-*.lock")))  # the storage is made
     wait_for(lambda: len(trials()[0].intermediate_values) > 3)
@@ -120,8 +120,10 @@ def test_trials_that_lag_end_early_and_time_is_kept(project):
     whole, ended = (table[table["state"] == state] for state in ("complete", "pruned"))
     assert len(ended) > 2 and (ended["epochs_done"] < 6).all() and (whole["epochs_done"] == 6).all()
     assert ended["score"].mean() < whole["score"].mean()
-    printed = project.run(*SEARCH, "mlp", "--minutes", "0.01", LINEUP_TRACKING="off").stdout
-    assert len(pd.read_csv("search/mlp/trials.csv")) < 30 and "Next: dvc exp run" in printed
+    printed = project.run(
+        *SEARCH, "mlp", "--minutes", "0.01", "--trials", "9999", LINEUP_TRACKING="off"
+    ).stdout
+    assert len(pd.read_csv("search/mlp/trials.csv")) < 9999 and "Next: dvc exp run" in printed
 
 
 @pytest.mark.parametrize(

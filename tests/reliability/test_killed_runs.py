@@ -33,7 +33,7 @@ def run_of(project):
 
 
 def start(project):
-    """Return a paused training: MLflow has its first epochs, and a checkpoint its state."""
+    """Return a training of which MLflow has the first epochs, and a checkpoint a state."""
     training = project.start(*SAVING_SOON, SECONDS_BETWEEN_SAVES="0.5")
     training.pause_after("epoch 2/")
     wait_for(lambda: "val_loss" in run_of(project).data.metrics)

@@ -12,6 +12,7 @@ from helpers.waiting import wait_for
 from mlflow import MlflowClient
 
 from lineup.errors import UserError
+from lineup.tracking.follower_process import SECONDS_TO_COME_BACK
 from lineup.tracking.sync import record_evaluations, record_export
 
 SETTINGS = {"promote": "gate", "level": 0.05, "margin": 0.002}
@@ -65,19 +66,19 @@ def test_many_models_wait_for_a_hanging_server_once(project, monkeypatch, capsys
     assert contents(project.client()) == before
 
 
-def start(project, client, **environment):
+def start(project, client, epochs=1500, **environment):
     """Return a training that is paused, and whose first points the client's store has."""
-    project.set(train__epochs=1500)
+    project.set(train__epochs=epochs)
     training = project.start(*TRAIN, **environment)
     training.pause_after("epoch 2/")
     wait_for(lambda: "val_loss" in runs(client)["linear"].data.metrics)
     return training
 
 
-def start_on(server, project):
+def start_on(server, project, epochs=1500):
     """Start such a training with a server; return its client and the training."""
     client = MlflowClient(server.address, server.address)
-    return client, start(project, client, MLFLOW_TRACKING_URI=server.address)
+    return client, start(project, client, epochs, MLFLOW_TRACKING_URI=server.address)
 
 
 @slow
@@ -98,9 +99,12 @@ def test_a_server_that_dies_in_the_middle_and_comes_back_has_every_point_once(
 @slow
 def test_a_server_that_comes_back_during_the_training_gets_the_rest_at_once(unrecorded, tmp_path):
     with mlflow_server(tmp_path / "server") as server:
-        client, training = start_on(server, unrecorded)
+        client, training = start_on(server, unrecorded, epochs=6000)
         server.stop()
+        training.go_on()
+        training.pause_after("training goes on")
         server.start()
+        time.sleep(SECONDS_TO_COME_BACK)
         training.go_on()
         assert "make sync" not in training.output()
         assert_complete(client, is_registered=False)

@@ -36,6 +36,7 @@ SMALL = {
     "alexnet": {"channels": [3, 4, 4, 4, 3], "hidden": 8},
 }
 LONG = 300  # seconds, on a busy machine
+STARTED = []
 
 
 # --- the trainer ----------------------------------------------------------------------------------
@@ -225,22 +226,32 @@ def train(project, tracking="off"):
 def start(project, *command, **environment):
     """Start a training that saves at every step, or another command, without waiting for it."""
     command = command or (str(PROGRAMS / "train_saving_often.py"), "mlp")
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=project.folder,
-        env=project.environment | {"LINEUP_TRACKING": "off"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    STARTED.append(
+        subprocess.Popen(
+            [sys.executable, *command],
+            cwd=project.folder,
+            env=project.environment | {"LINEUP_TRACKING": "off"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
     )
+    return STARTED[-1]
 
 
 def start_and_stop(project, epoch, **environment):
-    """Start a training, and stop it for a while as soon as it has saved that epoch."""
-    process = start(project, **environment)
-    wait_for(lambda: saved_epoch(project) >= epoch, LONG)
-    process.send_signal(signal.SIGSTOP)
+    """Start a training that stops for a while as soon as it has saved that epoch."""
+    process = start(project, STOP_AT_EPOCH=str(epoch), **environment)
+    wait_for(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, LONG)
     return process
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """End what a test that failed left running, or stopped."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
 
 
 def saved_epoch(project):
@@ -408,7 +419,7 @@ def test_a_training_whose_dvc_died_before_it_could_look_ends_at_once():
 @pytest.mark.slow
 def test_killing_dvc_alone_ends_its_training_and_the_next_repro_resumes_it(project_factory):
     project = project_factory("killed-dvc")
-    project.set(architectures=["mlp"], model="mlp", train__epochs=200, train__log_every=50)
+    project.set(architectures=["mlp"], model="mlp", train__epochs=2000, train__log_every=50)
     pipeline = project.folder / "dvc.yaml"
     program = "python tests/programs/train_saving_often.py"
     pipeline.write_text(project.read("dvc.yaml").replace("python -m stages.train", program))
@@ -421,15 +432,15 @@ def test_killing_dvc_alone_ends_its_training_and_the_next_repro_resumes_it(proje
     assert len(started) == 2  # the training and its follower
     started[0].suspend()
     epochs = len(project.read("models/mlp/history.csv").splitlines()) - 1
-    assert shown_epochs(project) == epochs and 20 <= epochs < 200
-    started[0].resume()
+    assert shown_epochs(project) == epochs and 20 <= epochs < 2000
     dvc.kill()
+    started[0].resume()
     wait_for(lambda: not any(map(is_alive, started)))
     dvc.communicate()
-    assert saved_epoch(project) < 200 and files(project) == ["history.csv"]
+    assert saved_epoch(project) < 2000 and files(project) == ["history.csv"]
     assert "mlp: resumes at epoch" in project.run("python", *repro, **often).stdout
-    assert len(project.read("models/mlp/history.csv").splitlines()) == 201
-    assert shown_epochs(project) == 200
+    assert len(project.read("models/mlp/history.csv").splitlines()) == 2001
+    assert shown_epochs(project) == 2000
 
 
 def shown_epochs(project):

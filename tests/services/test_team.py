@@ -48,6 +48,7 @@ def members(team, origin, tmp_path_factory):
     block = code_block("Everyone, after", "bash").replace(README_PROXY, team.server.address)
     for project in found.values():
         project.run("dvc", "pull", "data/digits")
+        project.environment["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "60"  # seconds, on a busy machine
     found["bob"].set(seed=4)
     running = [
         project.start("bash", "-euc", block.replace("ann", name)) for name, project in found.items()

@@ -26,9 +26,10 @@ def test_postgresql_that_is_killed_and_restarted_during_a_training(team, client,
     team.postgres.stop()
     training.go_on()
     try:
-        wait_for(lambda: "training goes on" in training.file.read_text())
+        training.pause_after("training goes on")
     finally:
         team.postgres.start()
+    training.go_on()
     assert training.output().count("fails (") == 1
     unrecorded.run(*SYNC, **team.account("ann"))
     assert_complete(client, is_registered=False)

@@ -10,6 +10,7 @@ import torch
 from helpers.datasets import write_dataset, write_split
 from helpers.models import deployable
 from helpers.project import ROOT, Project
+from torch import nn
 from torchvision import models
 
 from lineup import architectures
@@ -133,6 +134,52 @@ def test_flops_are_those_of_the_products():
 def test_hyperparameters_left_out_are_completed_so_that_the_record_is_whole():
     completed = architectures.complete("cnn", {"channels": [4]})
     assert completed["channels"] == [4] and {"batch_norm", "dropout"} <= set(completed)
+
+
+def own(monkeypatch, network, **defaults):
+    """Build an architecture of one's own."""
+
+    def builder(shape, outputs, *, activation="relu"):
+        return network
+
+    builder.__kwdefaults__ |= defaults
+    monkeypatch.setattr(architectures, "_builder", lambda name: builder)
+    return architectures.build("tiny", (1, 8, 8), 3, {})
+
+
+class View(nn.Module):
+    """Flattens as tutorials do."""
+
+    def forward(self, images):
+        return images.view(images.size(0), -1)
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        (
+            [nn.Flatten(), nn.Linear(64, 10)],
+            r"tiny.py makes \(2, 10\) of inputs \(2, 1, 8, 8\), not",
+        ),
+        ([nn.Flatten(), nn.Linear(63, 3)], "tiny.py fails on inputs .* mat1 and mat2"),
+        ([nn.Conv2d(1, 2, 3), View(), nn.Linear(72, 3)], "channels-last, flatten them by nn.Flat"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_a_training_begins(monkeypatch, layers, words):
+    with pytest.raises(UserError, match=words):
+        own(monkeypatch, nn.Sequential(*layers))
+
+
+def test_a_default_that_no_json_can_hold_is_named(monkeypatch):
+    with pytest.raises(UserError, match=r"tiny\.py: the default of 'activation' is <class"):
+        own(monkeypatch, nn.Flatten(), activation=nn.ReLU)
+
+
+def test_lazy_layers_have_their_shapes_and_no_layer_learned_from_the_trial(monkeypatch):
+    normed = nn.BatchNorm2d(1)
+    model = own(monkeypatch, nn.Sequential(normed, nn.Flatten(), nn.LazyLinear(3)))
+    assert model[2].weight.shape == (3, 64) and normed.num_batches_tracked == 0
+    assert all(layer.training for layer in model.modules())
 
 
 def test_dropout_silences_activations_in_training_only():

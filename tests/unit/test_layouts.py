@@ -212,6 +212,11 @@ def test_a_name_of_two_files_is_refused_with_both(pictures):
     assert "could be" in message and "more/000.png" in message and "images/000.png" in message
 
 
+def test_a_table_without_a_header_is_refused(pictures):
+    write_table("000.png,iris\n010.png,rose\n020.png,iris\n")
+    assert "labels.csv begins without a header: 000.png is a picture; write a" in refusal()
+
+
 def test_pictures_that_the_table_does_not_name_are_counted(pictures, capsys):
     rows = [f"{n:03},{'iris' if n < 10 else 'rose'}" for n in range(5, 20)]
     write_table("\n".join(["file,label", *rows]))

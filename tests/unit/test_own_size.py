@@ -190,6 +190,16 @@ def test_few_groups_with_many_pictures_each_are_split(count, fraction):
     assert (len(rest), len(drawn)) == (20 * (count - 1), 20)
 
 
+@pytest.mark.parametrize("fraction", [0.1, 0.2])
+@pytest.mark.parametrize(("classes", "count"), [(2, 3), (3, 3), (5, 3), (10, 3), (10, 4), (10, 5)])
+def test_few_groups_of_each_class_are_on_both_sides(classes, count, fraction):
+    groups = torch.arange(classes * count).repeat_interleave(10)
+    labels = groups % classes
+    draw = Draw("test", "data.test", fraction, 0)
+    for part in stratified_split(labels, draw, list("abcdefghij"[:classes]), None, groups):
+        assert len(labels[part].unique()) == classes
+
+
 def test_two_small_classes_of_lone_pictures_are_split_by_groups_too():
     labels, groups = torch.tensor([0, 1] * 4), torch.arange(8)
     draw = Draw("test", "data.test", 0.2, 0)

@@ -172,7 +172,17 @@ def test_an_architecture_whose_name_is_no_alias_of_its_own_is_refused(name, own_
 
 
 @pytest.mark.parametrize(
-    ("code", "words"), [("def build(", "cnn.py, line 1"), ("x = 1", "defines no function build")]
+    ("code", "words"),
+    [
+        ("def build(", "cnn.py, line 1"),
+        ("x = 1", "defines no function build"),
+        ("def build(shape, outputs, hidden=3): ...", "hyperparameters come after a .; write build"),
+        ("from lineup.architectures.mlp import build", "imports from mlp.py, whose changes DVC"),
+        ("from lineup.architectures import mlp", "imports from mlp.py"),
+        ("import lineup.architectures.mlp", "imports from mlp.py"),
+        ("from .mlp import build", "imports from mlp.py"),
+        ("def build(shape, outputs):\n    from . import mlp", "imports from mlp.py"),
+    ],
 )
 def test_an_architecture_that_cannot_be_read_is_named(code, words, own_architectures):
     (own_architectures / "cnn.py").write_text(code)

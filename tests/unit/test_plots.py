@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from torch import nn
 
 from lineup import architectures
 from lineup.evaluation import image_plots, metrics, plots
@@ -235,6 +236,27 @@ def test_filters_and_activations_are_drawn_for_every_kind_of_network(
     image_plots.draw_activations(images(1, 3, 16, 20)[0], activations, tmp_path / "layers.png")
     assert list(activations.values())[-1].shape == (1, 4)
     assert size(tmp_path / "layers.png")[0] == size(tmp_path / "filters.png")[0] == 1280
+
+
+class Unusual(nn.Module):
+    """A layer whose output can't be drawn."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, inputs):
+        return self.output(inputs)
+
+
+def test_what_no_picture_can_show_is_left_out_of_the_activations():
+    network = nn.Sequential(
+        Unusual(lambda inputs: [inputs]),
+        Unusual(lambda found: found[0][None]),
+        nn.Flatten(),
+        nn.ReLU(),
+    )
+    assert list(record_activations(network, torch.ones(1, 3, 4, 4))) == ["ReLU (3)"]
 
 
 def test_a_recurrent_layer_is_recorded_as_steps_batch_hidden_and_no_hook_remains():

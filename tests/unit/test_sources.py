@@ -452,6 +452,11 @@ def test_a_bad_table_is_refused_with_the_cell_named(project, cells, message):
     assert f"data/yields/yields.csv{message}" in refusal()
 
 
+def test_rows_are_counted_as_a_spreadsheet_does_empty_ones_too(project):
+    write_yields("a,apples,oranges", "", "1,2,3", "", "4,many,6")
+    assert "data/yields/yields.csv, row 5: apples = 'many' is no number" in refusal()
+
+
 def write_yields(*rows, encoding="utf-8"):
     """Write and choose a table, line ends as on Windows."""
     Path("data/yields/yields.csv").write_bytes("\r\n".join([*rows, ""]).encode(encoding))

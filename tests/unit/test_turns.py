@@ -64,7 +64,7 @@ def overlap(some, others):
 
 
 def test_trainings_that_need_all_cores_never_compute_at_once(start):
-    found = [spans(process) for process in [start(), start(), start()]]
+    found = [spans(process) for process in [start(seconds=3), start(seconds=3), start(seconds=3)]]
     for index, some in enumerate(found):
         assert len(some) > 2
         assert all(overlap(some, others) < 0.05 for others in found[index + 1 :])
@@ -72,7 +72,7 @@ def test_trainings_that_need_all_cores_never_compute_at_once(start):
 
 @pytest.mark.skipif(CORES < 2, reason="one core")
 def test_trainings_that_leave_cores_free_do_not_wait(start):
-    first, second = start(threads=1), start(threads=1)
+    first, second = start(threads=1, seconds=3), start(threads=1, seconds=3)
     assert overlap(spans(first), spans(second)) > 1
 
 
@@ -94,5 +94,5 @@ def test_one_that_is_stopped_in_its_turn_keeps_the_others_waiting_once(start):
 
 def test_without_a_place_for_the_locks_nobody_waits(start, tmp_path):
     (tmp_path / "lineup").write_text("no folder")
-    first, second = start(), start()
+    first, second = start(seconds=3), start(seconds=3)
     assert overlap(spans(first), spans(second)) > 1
