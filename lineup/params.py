@@ -374,18 +374,17 @@ def known_hyperparameters(architecture: str) -> list[str]:
 
 
 def _imported_architectures(tree: ast.Module) -> set[str]:
-    """Return which other architectures' files a file imports."""
-    words = set()
+    """Return which files beside it an architecture's file imports."""
+    words, levels = set(), {0: "", 1: "lineup.architectures", 2: "lineup"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             words.update(name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            package = "lineup.architectures" if node.level else node.module
-            module = ".".join(filter(None, [package, node.module if node.level else ""]))
+            module = ".".join(filter(None, [levels.get(node.level), node.module]))
             words.update([module, *(f"{module}.{name.name}" for name in node.names)])
     prefix = "lineup.architectures."
     parts = {word.removeprefix(prefix).split(".")[0] for word in words if word.startswith(prefix)}
-    return parts & set(available_architectures())
+    return parts & {path.stem for path in ARCHITECTURES.glob("*.py")}
 
 
 def validated(section: type[SectionType], content: dict[str, Any], prefix: str = "") -> SectionType:

@@ -68,7 +68,8 @@ def finished(tmp_path_factory):
             (folder / "notes.txt").write_text("not committed\n")
             project.run("dvc", "repro")
             with closing(sqlite3.connect(folder / "mlflow.db")) as store:
-                store.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all is in this one file now
+                is_busy, *_ = store.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            assert not is_busy  # all is in this one file now
             done.touch()
     return Project(folder)
 

@@ -84,21 +84,29 @@ def build(
 def _try_out(name: str, model: nn.Module, shape: Sequence[int], outputs: int) -> None:
     """Run two inputs through a new model, which gives lazy layers their shapes; UserError.
 
-    Then once more as trainings do, channels-last, which leaves the model as it is.
+    A copy of it runs them as trainings do, images channels-last.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{_file(name)}: build returns {model!r}, no nn.Module")
     inputs = torch.zeros(2, *shape)
     model.eval()
     try:
         with torch.no_grad():
-            found = tuple(model(inputs).shape)
-            copy.deepcopy(model).to(memory_format=torch.channels_last)(inputs)
-    except (RuntimeError, AttributeError) as error:
-        what = f"{_file(name)} fails on inputs {tuple(inputs.shape)}: {error}"
+            found = model(inputs)
+            if len(shape) == 3:
+                twin = copy.deepcopy(model).to(memory_format=torch.channels_last)
+                twin(inputs.contiguous(memory_format=torch.channels_last))
+    except UserError:
+        raise
+    except Exception as error:  # of somebody's code
         hint = "; images are channels-last, flatten them by nn.Flatten or reshape"
-        raise UserError(f"{what}{hint if 'view' in str(error) else ''}") from None
+        hint = hint if "view" in str(error) else ""
+        what = f"{_file(name)} can't be tried out on inputs {tuple(inputs.shape)}"
+        raise UserError(f"{what}: {error}{hint}") from None
     model.train()
-    if found != (2, outputs):
-        wrong = f"makes {found} of inputs {tuple(inputs.shape)}, not {(2, outputs)}"
+    made = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    if made != (2, outputs):
+        wrong = f"makes {made} of inputs {tuple(inputs.shape)}, not {(2, outputs)}"
         raise UserError(f"{_file(name)} {wrong}; its last layer needs `outputs` outputs")
 
 

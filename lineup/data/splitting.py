@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def _draw_groups(labels: Tensor, groups: Tensor, draw: Draw) -> Tensor:
     """Return which images are drawn, bool (N,): neighbouring folds, as many as the fraction takes.
 
     Of all such choices the one with most classes on both sides wins, then the one best in size.
-    Where few groups leave a side without a class, fewer folds are tried.
+    Where a side lacks a class, a group of that class moves there.
     """
     part = Fraction(draw.fraction).limit_denominator(MOST_FOLDS)
     most = min(int(torch.bincount(labels).max()), len(groups.unique()))
@@ -82,19 +83,6 @@ def _draw_groups(labels: Tensor, groups: Tensor, draw: Draw) -> Tensor:
         folds = min(MOST_FOLDS, most)
     if folds < 2:
         return torch.zeros(len(labels), dtype=torch.bool)
-    classes, best = len(labels.unique()), []
-    for fewer in range(folds, 1, -1):
-        best.append(_best_folds(labels, groups, draw, fewer))
-        if _classes_on_both(labels, best[-1]) == classes:
-            return best[-1]
-    return max(best, key=lambda drawn: _classes_on_both(labels, drawn))
-
-
-def _classes_on_both(labels: Tensor, drawn: Tensor) -> int:
-    return min(len(labels[side].unique()) for side in (drawn, ~drawn))
-
-
-def _best_folds(labels: Tensor, groups: Tensor, draw: Draw, folds: int) -> Tensor:
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=draw.seed)
     fold_of = torch.empty(len(labels), dtype=torch.long)
     with warnings.catch_warnings():
@@ -106,10 +94,24 @@ def _best_folds(labels: Tensor, groups: Tensor, draw: Draw, folds: int) -> Tenso
     choices = [(fold_of - start) % folds < count for start in range(folds)]
 
     def badness(drawn: Tensor) -> tuple[int, float]:
-        distance = abs(drawn.double().mean().item() - draw.fraction)
-        return -_classes_on_both(labels, drawn), distance
+        present = min(len(labels[side].unique()) for side in (drawn, ~drawn))
+        return -present, abs(drawn.double().mean().item() - draw.fraction)
 
-    return min(choices, key=badness)
+    return _with_all_classes(min(choices, key=badness), labels, groups)
+
+
+def _with_all_classes(drawn: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
+    """Move the smallest group of each class that a side lacks, if the other keeps its classes."""
+    for side, label in product((True, False), labels.unique()):
+        if (drawn[labels == label] == side).any():
+            continue
+        members, sizes = groups[labels == label].unique(return_counts=True)
+        for group in members[sizes.argsort(stable=True)]:
+            moved = torch.where(groups == group, side, drawn)
+            if set(labels[drawn != side].tolist()) == set(labels[moved != side].tolist()):
+                drawn = moved
+                break
+    return drawn
 
 
 def find_units(originals: Tensor, groups: Tensor | None) -> Tensor:

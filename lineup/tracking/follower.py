@@ -18,6 +18,7 @@ from lineup.tracking.run_log import RunLog
 
 END_TIMEOUT_SECONDS = 10.0  # for the rest at the end; what is missing then, make sync brings
 CPU_SECONDS = 0.5  # of computing, which is progress, too: a busy machine imports MLflow slowly
+MOST_SECONDS = 60.0  # without anything sent
 
 
 class Follower:
@@ -50,13 +51,18 @@ class Follower:
     def _wait(self) -> None:
         with suppress(OSError):
             self.process.stdin.close()
-        moved_at, sent, computed = time.monotonic(), self._sent(), self._computed()
-        while time.monotonic() - moved_at < END_TIMEOUT_SECONDS:
+        sent_at = moved_at = now = time.monotonic()
+        sent, computed = self._sent(), self._computed()
+        while now - moved_at < END_TIMEOUT_SECONDS and now - sent_at < MOST_SECONDS:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.2)
                 return
-            if self._sent() != sent or self._computed() > computed + CPU_SECONDS:
-                moved_at, sent, computed = time.monotonic(), self._sent(), self._computed()
+            now = time.monotonic()
+            if self._sent() != sent:
+                sent_at, sent = now, self._sent()
+                moved_at = now
+            if self._computed() > computed + CPU_SECONDS:
+                moved_at, computed = now, self._computed()
 
     def _sent(self) -> list[int]:
         """Return what changes whenever something was sent."""

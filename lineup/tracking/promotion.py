@@ -30,7 +30,7 @@ from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import registry_lock
 
 MOST_AHEAD = 3_600_000  # milliseconds, of another machine's clock
-FORCED = "champion: export.promote"  # how the tag `gate` of a version begins, then
+FORCED_AT = "lineup.forced_at"  # the same, of one that is champion by `export.promote: always`
 PROMOTED_AT = "lineup.promoted_at"  # milliseconds, of the export that made a champion
 WISH = "lineup.promotion"  # milliseconds, of the export that was decided about last
 
@@ -150,10 +150,16 @@ def _decide_late(
     It would have been the champion before, so it takes the alias from one that is worse.
     """
     order = f"champion version {champion.version} was exported after it"
-    is_forced = "export.promote" in champion.tags.get("gate", "")
-    if is_forced or wish["promote"] == "never" or _obstacle(client, candidate, champion):
+    if (
+        FORCED_AT in champion.tags
+        or wish["promote"] == "never"
+        or _obstacle(client, candidate, champion)
+    ):
         return Decision(False, order)
-    own, other = _right(*_answers(champion, validation))
+    answers, theirs = _answers(champion, validation)
+    if far := _far_off(answers, theirs, wish["margin"]):
+        return Decision(False, f"{order}, and {far}")
+    own, other = _right(answers, theirs)
     p_worse = mcnemar(other, own)["p_one_sided"]
     is_worse = p_worse < wish["level"]
     verdict = f"is {'' if is_worse else 'not '}significantly worse (p = {p_worse:.3g})"
@@ -171,6 +177,15 @@ def _answers(
     return own, other
 
 
+def _far_off(own: dict[str, Tensor], other: dict[str, Tensor], margin: float) -> str:
+    """Return why a regression is too far off on the whole, "" where it is not, or is none."""
+    if "error" not in own:
+        return ""
+    error, least = own["error"].mean().item(), other["error"].mean().item()
+    is_near = error <= least * (1 + margin)
+    return "" if is_near else f"its mean squared error {error:.6g} is above the {least:.6g}"
+
+
 def _right(own: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return what the candidate and the champion get right, bool (N,); of a regression, nearer."""
     if "correct" in own:
@@ -186,11 +201,8 @@ def _compare(
     validation: Path,
 ) -> Decision:
     answers, theirs = _answers(champion, validation)
-    if "error" in answers:
-        error, least = answers["error"].mean().item(), theirs["error"].mean().item()
-        if error > least:
-            far = f"its mean squared error {error:.4g} is above {least:.4g} of champion version"
-            return Decision(False, f"{far} {champion.version}")
+    if far := _far_off(answers, theirs, wish["margin"]):
+        return Decision(False, f"{far} of champion version {champion.version}")
     own, other = _right(answers, theirs)
     test = mcnemar(own, other)
     verb, adverb = ("is nearer on", "") if "error" in answers else ("gets", " right")
@@ -214,15 +226,15 @@ def _compare(
 def best_champion(client: MlflowClient, champion: ModelVersion) -> float:
     """Return the highest validation accuracy of the champions on its split up to this one.
 
-    One that was made champion without the gate is the first that counts.
+    The last one that `export.promote: always` made champion is the first that counts.
     """
     query = (
         f"name = '{champion.name}' and tags.split = '{champion.tags['split']}'"
         f" and tags.`{PROMOTED_AT}` != ''"
     )
     tags = [version.tags for version in client.search_model_versions(query)]
-    forced = [_promoted_at(t) for t in tags if t.get("gate", "").startswith(FORCED)]
-    since = [t for t in tags if _promoted_at(t) >= max(forced, default=0)]
+    forced_at = max((int(t.get(FORCED_AT, 0)) for t in tags), default=0)
+    since = [t for t in tags if _promoted_at(t) >= forced_at]
     scores = [float(t["val_accuracy"]) for t in (champion.tags, *since) if "val_accuracy" in t]
     return max(scores, default=-math.inf)
 
@@ -260,5 +272,7 @@ def _write_decision(
         tags["gate"] = f"{decision.alias}: {decision.reason}"
     if decision.passed:
         tags[PROMOTED_AT] = str(time)
+    if decision.passed and not stays and decision.reason.startswith("export.promote"):
+        tags[FORCED_AT] = str(time)
     for key, value in tags.items():
         client.set_model_version_tag(version.name, version.version, key, value)

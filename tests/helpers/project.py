@@ -108,11 +108,11 @@ class Command:
 
     def kill(self) -> None:
         """End it, and all that it started, if it still runs."""
-        with suppress(psutil.NoSuchProcess):
-            if self.process.poll() is None:
-                process = psutil.Process(self.process.pid)
-                for each in [process, *process.children(recursive=True)]:
+        if self.process.poll() is None:
+            for each in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
                     each.kill()
+            self.process.kill()
 
     def output(self, code: int = 0) -> str:
         """Wait for the end and return what was printed."""

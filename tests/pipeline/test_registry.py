@@ -202,10 +202,12 @@ def test_what_cannot_be_compared_becomes_challenger_and_says_how_to_replace(regi
 def test_after_a_champion_by_force_the_gate_measures_by_that_one(registry):
     train(40)
     export()
-    train(20)
+    train(20, weights=1)
     export(promote="always")
     train(21)
     assert "champion: better" in export()
+    train(20, weights=1)
+    assert "is the challenger" in export(margin=0.5 / COUNT)
     train(19)
     assert f"below the best champion's {21 / COUNT:.4f}" in export()
 
@@ -215,7 +217,9 @@ def test_a_regression_that_is_nearer_on_one_row_and_far_off_on_others_is_no_cham
     export()
     train(COUNT, errors=[0.5, *[1e6] * 4])
     decision = export()
-    assert "challenger: its mean squared error 8e+05 is above 1 of champion version 1" in decision
+    assert (
+        "challenger: its mean squared error 800000 is above the 1 of champion version 1" in decision
+    )
     train(COUNT, errors=[2.0, 2.0, *[0.1] * 3])
     assert "of 5 validation examples only it is nearer on 3, only champion version 1 2" in export()
 

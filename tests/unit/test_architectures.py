@@ -136,7 +136,7 @@ def test_hyperparameters_left_out_are_completed_so_that_the_record_is_whole():
     assert completed["channels"] == [4] and {"batch_norm", "dropout"} <= set(completed)
 
 
-def own(monkeypatch, network, **defaults):
+def own(monkeypatch, network, shape=(1, 8, 8), **defaults):
     """Build an architecture of one's own."""
 
     def builder(shape, outputs, *, activation="relu"):
@@ -144,7 +144,7 @@ def own(monkeypatch, network, **defaults):
 
     builder.__kwdefaults__ |= defaults
     monkeypatch.setattr(architectures, "_builder", lambda name: builder)
-    return architectures.build("tiny", (1, 8, 8), 3, {})
+    return architectures.build("tiny", shape, 3, {})
 
 
 class View(nn.Module):
@@ -161,13 +161,22 @@ class View(nn.Module):
             [nn.Flatten(), nn.Linear(64, 10)],
             r"tiny.py makes \(2, 10\) of inputs \(2, 1, 8, 8\), not",
         ),
-        ([nn.Flatten(), nn.Linear(63, 3)], "tiny.py fails on inputs .* mat1 and mat2"),
+        ([nn.Flatten(), nn.Linear(63, 3)], "tiny.py can't be tried out on inputs .* mat1 and mat2"),
         ([nn.Conv2d(1, 2, 3), View(), nn.Linear(72, 3)], "channels-last, flatten them by nn.Flat"),
+        ([nn.Flatten(), nn.BatchNorm2d(64)], "expected 4D input"),
+        ([nn.Flatten(), nn.LSTM(64, 3)], "makes a tuple of inputs"),
     ],
 )
 def test_what_does_not_fit_is_said_before_a_training_begins(monkeypatch, layers, words):
     with pytest.raises(UserError, match=words):
         own(monkeypatch, nn.Sequential(*layers))
+
+
+def test_a_view_of_the_colours_themselves_and_no_network_are_named_too(monkeypatch):
+    with pytest.raises(UserError, match="channels-last"):
+        own(monkeypatch, nn.Sequential(View(), nn.Linear(192, 3)), shape=(3, 8, 8))
+    with pytest.raises(UserError, match="build returns None"):
+        own(monkeypatch, None)
 
 
 def test_a_default_that_no_json_can_hold_is_named(monkeypatch):

@@ -196,8 +196,19 @@ def test_few_groups_of_each_class_are_on_both_sides(classes, count, fraction):
     groups = torch.arange(classes * count).repeat_interleave(10)
     labels = groups % classes
     draw = Draw("test", "data.test", fraction, 0)
-    for part in stratified_split(labels, draw, list("abcdefghij"[:classes]), None, groups):
-        assert len(labels[part].unique()) == classes
+    rest, drawn = stratified_split(labels, draw, list("abcdefghij"[:classes]), None, groups)
+    assert len(labels[rest].unique()) == len(labels[drawn].unique()) == classes
+    assert len(drawn) <= max(10 * classes, fraction * len(labels) + 10)  # one group of each class
+
+
+def test_rare_classes_of_two_groups_do_not_swell_the_part_that_is_drawn():
+    sizes = [100] * 5 + [2] * 3
+    labels = torch.arange(8).repeat_interleave(torch.tensor(sizes) * 10)
+    groups = torch.arange(sum(sizes)).repeat_interleave(10)
+    draw = Draw("test", "data.test", 0.1, 0)
+    rest, drawn = stratified_split(labels, draw, list("abcdefgh"), None, groups)
+    assert len(labels[rest].unique()) == len(labels[drawn].unique()) == 8
+    assert len(drawn) / len(labels) == pytest.approx(0.1, abs=0.02)
 
 
 def test_two_small_classes_of_lone_pictures_are_split_by_groups_too():

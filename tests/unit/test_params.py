@@ -181,10 +181,13 @@ def test_an_architecture_whose_name_is_no_alias_of_its_own_is_refused(name, own_
         ("from lineup.architectures import mlp", "imports from mlp.py"),
         ("import lineup.architectures.mlp", "imports from mlp.py"),
         ("from .mlp import build", "imports from mlp.py"),
+        ("from ..architectures import mlp", "imports from mlp.py"),
+        ("from ._blocks import Block", "imports from _blocks.py"),
         ("def build(shape, outputs):\n    from . import mlp", "imports from mlp.py"),
     ],
 )
 def test_an_architecture_that_cannot_be_read_is_named(code, words, own_architectures):
+    (own_architectures / "_blocks.py").touch()
     (own_architectures / "cnn.py").write_text(code)
     with pytest.raises(UserError, match=words):
         load_params(ROOT / "params.yaml")
