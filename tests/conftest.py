@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from helpers.project import READING, ROOT, Project, make_project
+from helpers.project import READING, ROOT, Project, end, make_project
 from hypothesis import settings
 
 from lineup.tracking.sqlite_tables import relocate
@@ -86,7 +86,7 @@ def project(finished, tmp_path, monkeypatch):
     project = Project(tmp_path / "project")
     yield project
     for command in project.started:
-        command.kill()
+        end(command.process)
 
 
 @pytest.fixture

@@ -51,18 +51,17 @@ class Follower:
     def _wait(self) -> None:
         with suppress(OSError):
             self.process.stdin.close()
-        sent_at = moved_at = now = time.monotonic()
         sent, computed = self._sent(), self._computed()
+        sent_at = moved_at = now = time.monotonic()
         while now - moved_at < END_TIMEOUT_SECONDS and now - sent_at < MOST_SECONDS:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.2)
                 return
             now = time.monotonic()
             if self._sent() != sent:
-                sent_at, sent = now, self._sent()
-                moved_at = now
-            if self._computed() > computed + CPU_SECONDS:
-                moved_at, computed = now, self._computed()
+                sent, sent_at, moved_at = self._sent(), now, now
+            elif self._computed() > computed + CPU_SECONDS:
+                computed, moved_at = self._computed(), now
 
     def _sent(self) -> list[int]:
         """Return what changes whenever something was sent."""

@@ -30,8 +30,8 @@ from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import registry_lock
 
 MOST_AHEAD = 3_600_000  # milliseconds, of another machine's clock
-FORCED_AT = "lineup.forced_at"  # the same, of one that is champion by `export.promote: always`
 PROMOTED_AT = "lineup.promoted_at"  # milliseconds, of the export that made a champion
+FORCED_AT = "lineup.forced_at"  # the same, where `export.promote: always` did
 WISH = "lineup.promotion"  # milliseconds, of the export that was decided about last
 
 
@@ -41,6 +41,7 @@ class Decision:
 
     passed: bool
     reason: str
+    is_forced: bool = False
 
     @property
     def alias(self) -> str:
@@ -113,7 +114,7 @@ def decide(
         return _decide_late(client, candidate, champion, wish, validation)
     if wish["promote"] != "gate":
         is_forced = wish["promote"] == "always"
-        return Decision(is_forced, f"export.promote is '{wish['promote']}'")
+        return Decision(is_forced, f"export.promote is '{wish['promote']}'", is_forced)
     if champion is None:
         return Decision(True, "there was no champion")
     if obstacle := _obstacle(client, candidate, champion):
@@ -150,11 +151,8 @@ def _decide_late(
     It would have been the champion before, so it takes the alias from one that is worse.
     """
     order = f"champion version {champion.version} was exported after it"
-    if (
-        FORCED_AT in champion.tags
-        or wish["promote"] == "never"
-        or _obstacle(client, candidate, champion)
-    ):
+    is_forced = FORCED_AT in champion.tags
+    if is_forced or wish["promote"] == "never" or _obstacle(client, candidate, champion):
         return Decision(False, order)
     answers, theirs = _answers(champion, validation)
     if far := _far_off(answers, theirs, wish["margin"]):
@@ -272,7 +270,7 @@ def _write_decision(
         tags["gate"] = f"{decision.alias}: {decision.reason}"
     if decision.passed:
         tags[PROMOTED_AT] = str(time)
-    if decision.passed and not stays and decision.reason.startswith("export.promote"):
+    if decision.is_forced:
         tags[FORCED_AT] = str(time)
     for key, value in tags.items():
         client.set_model_version_tag(version.name, version.version, key, value)

@@ -106,18 +106,19 @@ class Command:
         """Continue after a pause."""
         self.process.send_signal(signal.SIGCONT)
 
-    def kill(self) -> None:
-        """End it, and all that it started, if it still runs."""
-        if self.process.poll() is None:
-            for each in psutil.Process(self.process.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    each.kill()
-            self.process.kill()
-
     def output(self, code: int = 0) -> str:
         """Wait for the end and return what was printed."""
         assert self.process.wait(400) == code, self.file.read_text()[-3000:]
         return self.file.read_text()
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill a process, and all that it started, if it still runs."""
+    if process.poll() is None:
+        for each in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.kill()
 
 
 def copy_sources(folder: Path) -> None:

@@ -92,7 +92,7 @@ def test_an_interrupted_one_leaves_no_training_behind_and_the_next_goes_on(numbe
     training = jobs.start(*jobs.train_all)
     wait_for(lambda: training.file.read_text().count(" epoch 2/9999") == 2)
     training.process.send_signal(number)
-    training.process.wait(300)
+    training.process.wait(60)
     output = training.file.read_text()
     assert output.count("interrupted at epoch") == 2
     again = jobs.start("python", "-m", "stages.train", "linear", LINEUP_TRACKING="off")

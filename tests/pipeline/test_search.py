@@ -123,7 +123,7 @@ def test_trials_that_lag_end_early_and_time_is_kept(project):
     printed = project.run(
         *SEARCH, "mlp", "--minutes", "0.01", "--trials", "9999", LINEUP_TRACKING="off"
     ).stdout
-    assert len(pd.read_csv("search/mlp/trials.csv")) < 9999 and "Next: dvc exp run" in printed
+    assert len(pd.read_csv("search/mlp/trials.csv")) < 200 and "Next: dvc exp run" in printed
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_the_driver_dies_while_it_sends_the_data(far, cluster):
     far.run("python", "-m", "stages.split")
     expected = near(far, {})
     killed = far.start(*cluster.inside("python", "-c", DIES_SENDING), **OFF)
-    assert killed.process.wait(300) == -signal.SIGKILL
+    assert killed.process.wait(60) == -signal.SIGKILL
     assert len(list(cluster.folder.rglob("*.partial"))) == 1
     far.train(**OFF).output()
     assert digests() == expected
@@ -278,7 +278,7 @@ def test_a_search_hears_ctrl_c_while_a_trial_waits_for_a_node(far, cluster):
     searching = far.start(*cluster.inside(*search), **OFF)
     wait_for(has_saved)
     searching.process.send_signal(signal.SIGINT)
-    searching.process.wait(300)
+    searching.process.wait(60)
     output = searching.output(130)
     assert "interrupted; the same command goes on there" in output and "Traceback" not in output
     wait_for(lambda: not cluster.workers(), 10)

@@ -10,7 +10,7 @@ from collections import Counter
 import psutil
 import pytest
 import torch
-from helpers.project import ROOT
+from helpers.project import ROOT, end
 from helpers.training import Recorder, make_small_project, pictures, recipe, run
 from helpers.waiting import wait_for
 
@@ -251,7 +251,7 @@ def nothing_is_left():
     """End what a test that failed left running, or stopped."""
     yield
     while STARTED:
-        STARTED.pop().kill()
+        end(STARTED.pop())
 
 
 def saved_epoch(project):
