@@ -8,11 +8,15 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashe
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # macOS's make 3.81 looks simple commands up itself, in the PATH of before, unless this is set
 SHELL := bash
+# a container's user may have no home to write uv's cache to
+ifneq ($(shell test -w "$$HOME" && echo yes),yes)
+export UV_NO_CACHE := 1
+endif
 
 define make_environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Lineup needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
-	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(@D)/bin/uv pip install --python $(@D)/bin/python --quiet --compile-bytecode --require-hashes -r $<
 	$(@D)/bin/uv pip install --python $(@D)/bin/python --quiet --no-deps -e .
@@ -26,7 +30,7 @@ $(SERVICES): requirements-services.lock pyproject.toml  # dvc-s3 holds python-da
 	$(make_environment)
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s%s\n", $$1, $$2}'
 
 repro: git $(ENV)  ## run the pipeline: data, all architectures, leaderboard, champion; JOBS=4 trains four at a time
 	@# a killed dvc may leave an empty one, which stops all others; of the future: the clock was set back
@@ -35,8 +39,8 @@ repro: git $(ENV)  ## run the pipeline: data, all architectures, leaderboard, ch
 	dvc repro
 
 git:
-	@git rev-parse --git-dir >/dev/null 2>&1 || grep -qs no_scm .dvc/config .dvc/config.local || \
-		{ echo "this is no Git repository, which DVC looks for. Clone it, or: git init && git add --all &&" \
+	@grep -qs no_scm .dvc/config .dvc/config.local || git rev-parse --git-dir >/dev/null || \
+		{ echo "DVC needs a Git repository, and git says why it has none here. Clone it, or: git init && git add --all &&" \
 		"git commit -m start; or, without Git: make .venv/.complete; .venv/bin/dvc config --local core.no_scm true"; exit 2; }
 
 test: $(ENV)  ## what must hold of the code, in under five minutes
