@@ -55,8 +55,9 @@ def main(
         except BaseException:  # Ctrl-C, or nobody reads what is printed
             pool.shutdown(wait=False, cancel_futures=True)
             for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    process.send_signal(signal.SIGINT)
+                with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    if os.getsid(process.pid) == os.getsid(0):  # else the mirror of a training
+                        process.send_signal(signal.SIGINT)
             raise
     failed = [name for name, is_trained in zip(names, trained, strict=True) if not is_trained]
     if failed:
@@ -65,14 +66,18 @@ def main(
 
 def _shares(jobs: int, gpus: list[str]) -> list[dict[str, str]]:
     """Return the environment of each of the trainings that run at the same time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    share, asked = max(1, cores // jobs), os.environ.get("OMP_NUM_THREADS", "")
+    share, asked = max(1, _cores() // jobs), os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal():
         share = max(1, min(share, int(asked)))
     threads = {"OMP_NUM_THREADS": str(share)}
     if not gpus:
         return [threads] * jobs
     return [threads | {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(jobs)]
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _gpus() -> list[str]:
