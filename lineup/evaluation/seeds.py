@@ -127,12 +127,15 @@ def report(rows: list[dict[str, Any]], title: str, change: str, confidence: floa
     write_text(SEEDS / "seeds.csv", table.to_csv(index=False))
     draw_seeds(table, score_of(table), SEEDS / "seeds.png")
     tables, notes = {title: summarise(table)}, []
+    processors = sorted(table["processor"].unique())
+    if len(processors) > 1:  # of a cluster
+        notes = [f"unlike nodes trained these, so a part may be theirs: {'; '.join(processors)}"]
     if change:
         differences = compare_settings(table, confidence)
         score = score_of(table)
         cells = readable_differences(differences, score, confidence)
         tables["Validation changed, less validation as it was, seed by seed"] = cells
-        notes = [f"changed: {change}", *verdicts(differences, score, confidence)]
+        notes += [f"changed: {change}", *verdicts(differences, score, confidence)]
     left = ("architecture", "setting")
     texts = [f"{title}\n\n{markdown(cells, left)}" for title, cells in tables.items()]
     write_text(SEEDS / "seeds.md", "\n".join(texts + [f"{note}\n" for note in notes]))

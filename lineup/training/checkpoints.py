@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from lineup.tensors import read_tensors, write_tensors
 if TYPE_CHECKING:  # evaluate, which removes checkpoints, depends on no training code
     from lineup.training.trainer import Trainer
 
+_digest_at_start = cache(sha256)  # of code: a process goes on with what it has loaded
 SECONDS_BETWEEN_SAVES = 6.0  # with the time of a save, less than ten seconds of work can be lost
 State = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -82,7 +84,9 @@ class Checkpoint:
             if self.progress_file.exists():
                 self._warn(f"incomplete ({error})")
         except Exception as error:  # damaged bytes may fail anywhere
-            if lacks_memory(error):
+            is_folder = isinstance(error, IsADirectoryError)
+            may_pass = isinstance(error, OSError) and not is_folder  # of a disk, of a network
+            if may_pass or lacks_memory(error):
                 raise
             self._warn(f"damaged ({getattr(error, 'problem', error)})")
         self.discard()
@@ -153,4 +157,4 @@ def code_digests(stage: str, item: str) -> dict[str, str]:
     """Return the SHA-256 of each source file that dvc.yaml names as a dep of a `foreach` stage."""
     pipeline = yaml.safe_load((CODE / "dvc.yaml").read_text(encoding="utf-8"))
     names = [name.replace("${item}", item) for name in pipeline["stages"][stage]["do"]["deps"]]
-    return {name: sha256(CODE / name) for name in names if name.endswith(".py")}
+    return {name: _digest_at_start(CODE / name) for name in names if name.endswith(".py")}

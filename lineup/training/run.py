@@ -48,4 +48,7 @@ def run_training(setup: Setup, params: Params, folder: Path) -> float | None:
         write_outputs(folder, setup, checkpoint.run_id)
         for listener in listeners:
             listener.finish(folder)
+    if interruption.requested:  # after the last step
+        print("interrupted; this training is finished, and the same command goes on behind it")
+        raise SystemExit(INTERRUPTED)
     return seconds

@@ -25,7 +25,8 @@ class Trained:
     """A training that is finished."""
 
     folder: Path  # with what stages.train writes
-    row: dict[str, Any]  # setting, architecture, seed, run_id, seconds, epoch, validation's scores
+    info: ModelInfo
+    row: dict[str, Any]  # setting, architecture, seed, processor, run_id, seconds, epoch, scores
 
 
 def train_seed(params: Params, architecture: str, seed: int, setting: str) -> Trained:
@@ -47,7 +48,8 @@ def train_seed(params: Params, architecture: str, seed: int, setting: str) -> Tr
                 remove_finished(folder)
     info, done, run = ModelInfo.read(folder), _read(folder, DONE), _read(folder, RUN_JSON)
     row = {"setting": setting, "architecture": architecture, "seed": seed}
-    return Trained(folder, row | run | done | {"epoch": info.epoch} | info.validation)
+    row |= {"processor": setup.machine.processor} | run | done
+    return Trained(folder, info, row | {"epoch": info.epoch} | info.validation)
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

@@ -7,7 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lineup.evaluation.seeds import compare_settings, readable_differences, summarise, verdicts
+from lineup.evaluation.seeds import (
+    compare_settings,
+    readable_differences,
+    report,
+    summarise,
+    verdicts,
+)
 from lineup.files import read_json, sha256
 
 SEEDS = ("python", "-m", "stages.seeds")
@@ -22,7 +28,8 @@ def table():
         for setting, accuracies in values.items()
         for seed, value in enumerate(accuracies)
     ]
-    return pd.DataFrame(rows).assign(seconds=[1.0, 2.0, 3.0, np.nan] * 2)
+    table = pd.DataFrame(rows).assign(seconds=[1.0, 2.0, 3.0, np.nan] * 2)
+    return table.assign(processor="a new one")
 
 
 def test_the_interval_is_that_of_a_paired_t_test(table):
@@ -95,6 +102,44 @@ def test_every_seed_is_the_training_of_dvc_repro_and_trained_once(project):
     checkpoints = list(Path(".lineup/checkpoints").glob("*/state-*"))
     assert len(checkpoints) == 2  # of the seed that dvc repro may go on with
     assert "never evaluated" not in project.run("python", "-m", "stages.sync").stdout
+
+
+@pytest.mark.slow
+def test_code_that_is_edited_meanwhile_counts_from_the_next_command_on(project):
+    project.set(train__epochs=200)
+    seeds = project.start(*SEEDS, "linear", "--seeds", "2", LINEUP_TRACKING="off")
+    seeds.pause_after("seed 3")
+    with Path("lineup/training/augmentation.py").open("a") as source:
+        source.write("# edited\n")
+    seeds.go_on()
+    seeds.output()
+    assert len(list(Path(".lineup/seeds").glob("*/done.json"))) == 2
+    again = project.run(*SEEDS, "linear", "--seeds", "2", LINEUP_TRACKING="off").stdout
+    assert "seed 3" in again and "seed 4" in again  # nothing of the old code is taken for the new
+    assert len(list(Path(".lineup/seeds").glob("*/done.json"))) == 4
+
+
+@pytest.mark.slow
+def test_trainings_on_different_splits_are_not_put_together(project):
+    project.set(train__epochs=200)
+    seeds = project.start(*SEEDS, "linear", "--seeds", "2", LINEUP_TRACKING="off")
+    seeds.pause_after("seed 3")
+    project.set(split__seed=9)
+    project.run("python", "-m", "stages.split")
+    seeds.go_on()
+    assert "was trained on other data, or another split, than data/ holds" in seeds.output(2)
+    assert not Path("seeds").exists()
+
+
+def test_a_comparison_says_where_unlike_nodes_trained(table, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = table.to_dict("records")
+    report(rows, "4 seeds", "models.cnn.dropout=0.1", 0.95)
+    assert "unlike nodes" not in Path("seeds/seeds.md").read_text()
+    rows[0]["processor"] = "an older one"
+    report(rows, "4 seeds", "models.cnn.dropout=0.1", 0.95)
+    for said in (capsys.readouterr().out, Path("seeds/seeds.md").read_text()):
+        assert "unlike nodes trained these, so a part may be theirs: a new one; an older" in said
 
 
 def runs_of(client, architecture):

@@ -1,5 +1,6 @@
 """Deterministic and unkillable: whatever stops a training, the next one ends with the same bytes."""
 
+import errno
 import json
 import os
 import signal
@@ -163,11 +164,12 @@ def test_a_damaged_checkpoint_is_reported_and_ignored(saved, damage):
     assert len(later.run_id) == 32 and not list(later.folder.glob("state-*"))
 
 
-def test_a_checkpoint_that_the_memory_is_too_small_for_stays(saved, monkeypatch):
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ESTALE, "Stale file handle")])
+def test_a_checkpoint_that_can_not_be_read_just_now_stays(saved, error, monkeypatch):
     def fail(path):
-        raise MemoryError
+        raise error
 
-    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
         patch.setattr("lineup.training.checkpoints.read_tensors", fail)
         Checkpoint("a" * 32).load()
     state, _ = Checkpoint("a" * 32).load()
@@ -317,6 +319,16 @@ def test_killed_by_every_signal_in_turn_a_training_ends_as_if_nothing_had_happen
     train(project, tracking="on")
     assert outputs(project) == outputs(undisturbed) and run_id(project) == before
     assert assert_recorded_once(project) == points
+
+
+def test_ctrl_c_after_the_last_step_ends_the_command_behind_this_training(tmp_path, undisturbed):
+    project = make_project(tmp_path)
+    process = start_and_stop(project, EPOCHS)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    output, _ = process.communicate(timeout=LONG)
+    assert process.returncode == 130 and "this training is finished" in output
+    assert outputs(project) == outputs(undisturbed)  # and no other one begins behind it
 
 
 @pytest.mark.slow
