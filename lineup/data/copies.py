@@ -48,6 +48,17 @@ def find_equal_images(*parts: Tensor | Rows) -> Tensor:
     return torch.tensor(originals)
 
 
+def part_blank(originals: Tensor, images: Tensor | Rows) -> Tensor:
+    """Return `originals`, int64 (N,), in which blank images (N, C, H, W) are copies of none.
+
+    They all look alike, and would tie the groups together that they are in.
+    """
+    own = torch.arange(len(originals))
+    copies = (originals != own).nonzero().flatten().tolist()
+    blank = [i for i in copies if images[i].float().flatten(1).std(1).max() < BLANK]
+    return originals.index_copy(0, own[blank], own[blank])
+
+
 def find_near_copies(images: Tensor | Rows, others: Tensor | Rows) -> Tensor | None:
     """Return which images (N, C, H, W) look nearly like one of `others`, bool (N,).
 

@@ -163,6 +163,20 @@ def check_groups(groups: Tensor, others: Tensor, name: str) -> list[Finding]:
     return [Finding(f"groups in {name}", text)]
 
 
+def check_linked_folders(folder: Path, paths: Sequence[Path]) -> list[Finding]:
+    """Return which folders within a set are links: DVC sees no change behind them."""
+    own = {path.parent for path in paths}
+    inside = {place for each in own for place in (each, *each.parents) if folder in place.parents}
+    links = sorted(place for place in inside if place.is_symlink())
+    if not links:
+        return []
+    text = (
+        f"{listed(links, most=3)}: links to folders, behind which DVC sees no change; after one: "
+        "dvc repro --force fetch && dvc repro"
+    )
+    return [Finding("links", text, [str(link) for link in links[:MOST_NAMED]])]
+
+
 def _finding(kind: str, text: str, split: SplitImages, rows: Sequence[int]) -> Finding:
     rows = list(rows[:MOST_NAMED])
     return Finding(kind, text, [split.describe(i) for i in rows], rows)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lineup.cli import progress
-from lineup.data.copies import count_shared, find_equal_files, find_equal_images
+from lineup.data.copies import count_shared, find_equal_files, find_equal_images, part_blank
 from lineup.data.dataset_yaml import Images
-from lineup.data.findings import Finding, check_groups
+from lineup.data.findings import Finding, check_groups, check_linked_folders
 from lineup.data.image_io import (
     PictureFacts,
     UnreadablePictureError,
@@ -50,7 +50,7 @@ class ImageFolder:
     shared_files: int  # test pictures that are also in train, byte for byte
     extra: dict[str, Tensor]  # groups and validation of the training images, where the set has them
     sizes: list[tuple[int, int]]  # width and height of each picture, in the order of `files`
-    group_findings: list[Finding]
+    folder_findings: list[Finding]
 
 
 def read_images(folder: Path, settings: Images, data: Data) -> ImageFolder:
@@ -67,18 +67,20 @@ def read_images(folder: Path, settings: Images, data: Data) -> ImageFolder:
     images = _decode_files(pictures.paths, preprocessing)
 
     originals = find_equal_images(images)
+    if groups is not None:
+        originals = part_blank(originals, images)
     train, test = pictures.indices("train"), pictures.indices("test")
     validation = pictures.indices("validation")
     if not len(test):
         draw = Draw("test", "data.test", data.test, TEST_SEED)
         train, test = _draw_test(folder.name, pictures, draw, originals, groups)
     training = torch.cat([train, validation])  # one file holds both
-    extra, group_findings = {}, []
+    extra, findings = {}, check_linked_folders(folder, pictures.paths)
     if len(validation):
         extra["validation"] = torch.arange(len(training)) >= len(train)
     if groups is not None:
         extra["groups"] = groups[training]
-        group_findings = check_groups(groups[training], groups[test], "test")
+        findings += check_groups(groups[training], groups[test], "test")
     order = torch.cat([training, test]).tolist()
     return ImageFolder(
         pictures.classes,
@@ -89,7 +91,7 @@ def read_images(folder: Path, settings: Images, data: Data) -> ImageFolder:
         shared,
         extra,
         [facts[i].size for i in order],
-        group_findings,
+        findings,
     )
 
 
@@ -112,7 +114,7 @@ def _find_groups(folder: Path, pictures: Pictures, pattern: str) -> Tensor:
         name = path.relative_to(folder).as_posix()
         found = re.search(pattern, name)
         unmatched += found is None
-        key = f"alone: {name}" if found is None else str(found.groups() or found[0])
+        key = f"alone: {name}" if found is None else _matched(found)
         groups.append(numbers.setdefault(key, len(numbers)))
     if unmatched == len(groups):
         raise UserError(
@@ -122,6 +124,11 @@ def _find_groups(folder: Path, pictures: Pictures, pattern: str) -> Tensor:
     rest = f"; {unmatched} match nothing, and each counts as one" if unmatched else ""
     print(f"{folder.name}: {len(numbers):,} groups of pictures by data.group{rest}")
     return torch.tensor(groups)
+
+
+def _matched(found: re.Match[str]) -> str:
+    parts = found.groups()
+    return str(parts if any(part is not None for part in parts) else found[0])
 
 
 def _count_shared_files(pictures: Pictures, data: Data) -> int:

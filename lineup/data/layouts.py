@@ -39,6 +39,9 @@ LAYOUTS = (
 )
 
 
+UNREADABLE = {"Cc", "Cs", "Zl", "Zp"}  # controls, halves of characters, ends of lines
+
+
 @dataclass(frozen=True)
 class Pictures:
     """The pictures of a set, in an order that the names of the files alone decide."""
@@ -115,7 +118,7 @@ def _find_classes(folder: Path) -> dict[str, Path]:
 
 
 def _check_names(place: Path, classes: Sequence[str]) -> None:
-    if strange := [name for name in classes if not name.isprintable()]:
+    if strange := [name for name in classes if set(map(unicodedata.category, name)) & UNREADABLE]:
         names = listed(strange, lines=True)
         raise UserError(f"{place}: names of classes must be readable text; rename:{names}")
 
@@ -216,13 +219,14 @@ def _choose_columns(table: Table, settings: Images) -> tuple[str, str]:
 def _match_files(table: Table, names: Sequence[str], folder: Path, listing: Listing) -> list[Path]:
     """Return the file of each name, which may lack the folder, the suffix, or both.
 
-    Of files that are no pictures only the whole name counts: an annotation may lie beside each.
+    The whole name counts first, and of files that are no pictures it alone: an annotation may lie
+    beside each.
     """
     known = _by_spelling(folder, listing.pictures)
-    others = {_plain(str(path.relative_to(folder))): [path] for path in listing.others}
+    whole = {_plain(str(path.relative_to(folder))): [path] for path in listing.files}
     found, errors = [], []
     for row, name in zip(table.numbers, names, strict=True):
-        matches = known.get(_plain(name)) or others.get(_plain(name), [])
+        matches = whole.get(_plain(name)) or known.get(_plain(name), [])
         if len(matches) == 1:
             found.append(matches[0])
         else:

@@ -45,14 +45,14 @@ class Source:
     shared_files: int = 0  # test pictures that are also in train, byte for byte
     extra: dict[str, Tensor] = field(default_factory=dict)  # groups and validation of train
     sizes: list[tuple[int, int]] = field(default_factory=list)  # of the pictures in `files`
-    group_findings: list[Finding] = field(default_factory=list)
+    folder_findings: list[Finding] = field(default_factory=list)
 
     def findings(self) -> list[Finding]:
         """Return what a person should know of these images; nothing of a regression."""
         if self.task is not Task.CLASSIFICATION:
             return []
         train, test = self._split_images("train"), self._split_images("test")
-        return check_dataset(train, test, self.classes, self.sizes) + self.group_findings
+        return check_dataset(train, test, self.classes, self.sizes) + self.folder_findings
 
     def _split_images(self, split: Literal["train", "test"]) -> SplitImages:
         names = {"train": "training", "test": "test"}

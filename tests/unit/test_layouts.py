@@ -212,6 +212,16 @@ def test_a_name_of_two_files_is_refused_with_both(pictures):
     assert "could be" in message and "more/000.png" in message and "images/000.png" in message
 
 
+def test_a_whole_name_means_that_file_also_where_another_ends_so(pictures):
+    (FLOWERS / "backup/images").mkdir(parents=True)
+    copy = (FLOWERS / "images/001.png").read_bytes()
+    (FLOWERS / "backup/images/000.png").write_bytes(copy)
+    rows = [f"images/{n:03}.png,{'iris' if n < 10 else 'rose'}" for n in range(20)]
+    write_table("\n".join(["file,label", *rows]))
+    fetch.main()
+    assert len(files("train") | files("test")) == 20
+
+
 def test_a_table_without_a_header_is_refused(pictures):
     write_table("000.png,iris\n010.png,rose\n020.png,iris\n")
     assert "labels.csv begins without a header: 000.png is a picture; write a" in refusal()

@@ -140,6 +140,35 @@ def test_pictures_of_a_group_are_on_one_side_of_both_splits():
         assert set(part.tolist()) == {0, 1}
 
 
+def test_blank_pictures_tie_no_groups_together():
+    patients()
+    blank = Image.new("L", (16, 16), 255)
+    for folder in FLOWERS.glob("*/*-0"):
+        blank.save(folder / "blank.png")
+    choose(group=r"patient\d+", channels=1)
+    fetch.main()
+    split.main()
+    assert 0.1 < len(load("test")[1]) / (len(load("test")[1]) + len(load("train")[1])) < 0.35
+
+
+def test_a_pattern_of_which_no_part_in_parentheses_matched_is_the_whole_match(capsys):
+    patients(8)
+    choose(group=r"patient\d+(x)?", channels=1)
+    fetch.main()
+    assert "8 groups of pictures by data.group" in capsys.readouterr().out
+
+
+def test_links_to_folders_within_a_set_are_named_as_dvc_looks_behind_none(tmp_path, capsys):
+    flowers(FLOWERS)
+    fetch.main()
+    assert "links to folders" not in capsys.readouterr().out
+    name = next(path for path in FLOWERS.iterdir() if path.is_dir())
+    name.rename(tmp_path / "elsewhere")
+    name.symlink_to(tmp_path / "elsewhere")
+    fetch.main()
+    assert f"look: {name}: links to folders, behind which DVC sees no" in capsys.readouterr().out
+
+
 def test_a_pattern_that_matches_nothing_is_refused_with_a_path_it_should_match():
     patients(2)
     choose(group="person")

@@ -197,13 +197,20 @@ def deep_colour_png(value):
     return png(9, 9, bits=16, colour_type=2, rows=row * 9)
 
 
+def deep_grey_and_alpha_png(value):
+    """Return a PNG of 16-bit grey that is opaque everywhere."""
+    row = b"\0" + (value.to_bytes(2, "big") + b"\xff\xff") * 9
+    return png(9, 9, bits=16, colour_type=4, rows=row * 9)
+
+
 def test_sixteen_bit_colour_of_which_nothing_would_be_left_is_refused():
     choose()
     picture_sets.make("spellings", MINE, own_test=False)
     path = MINE / "disc/deep.png"
-    path.write_bytes(deep_colour_png(200))
-    with pytest.raises(UserError, match=r"deep.png: 16-bit colour"):
-        fetch.main()
+    for content in (deep_colour_png(200), deep_colour_png(4095), deep_grey_and_alpha_png(200)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"deep.png: 16-bit colour"):
+            fetch.main()
     path.write_bytes(deep_colour_png(40_000))
     fetch.main()
 
