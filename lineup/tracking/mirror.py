@@ -8,6 +8,7 @@ A run log that was made from outputs (after `dvc pull`) adds nothing to a run th
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Mirror:
         self.cursor: dict[str, Any] = {}
         self.status_sent = ""
         self.stamps: dict[str, tuple[int, int]] = {}  # of artifacts that need no second look
-        self.known_points: set[tuple[str, int]] = set()  # metric and step, of a clone's run
+        self.known_times: dict[tuple[str, int], int] = {}  # of a clone's run
 
     def _open_experiment(self) -> Experiment:
         name = self.log.start["experiment"]
@@ -94,8 +95,9 @@ class Mirror:
     # --- the run ----------------------------------------------------------------------------------
 
     def _find_or_create_run(self) -> Run | None:
-        born = f"{self.experiment_id}-{self.experiment.creation_time}"
         cursor = self._read_cursor()
+        self._follow_renamed(cursor.get("experiment", ""))
+        born = _birth(self.experiment)
         run = find_run(self.client, self.experiment_id, self.log.run_id)
         if run is not None and run.info.lifecycle_stage == "deleted":
             return None
@@ -109,7 +111,7 @@ class Mirror:
             cursor = {"experiment": born, "run": run.info.run_id, "points": 0, "artifacts": {}}
             cursor["is_guest"] = is_guest
         if not cursor["points"] and not cursor["is_guest"] and RESTORED in run.data.tags:
-            self.known_points = self._find_points(run)  # a clone was faster
+            self.known_times = self.find_times(run)  # a clone was faster
         self.cursor = cursor
         write_json(self.cursor_file, cursor)  # what follows may fail, and the run is ours
         if not cursor["is_guest"]:
@@ -117,11 +119,21 @@ class Mirror:
             self._link_start(run)
         return run
 
-    def _find_points(self, run: Run) -> set[tuple[str, int]]:
-        """Return name and step of all that a run has: the times of a clone are others."""
+    def _follow_renamed(self, birth: str) -> None:
+        """Go on in the experiment that has this run, where somebody gave it another name."""
+        if birth in ("", _birth(self.experiment)):
+            return
+        with suppress(MlflowException):  # it was purged
+            known = self.client.get_experiment(birth.partition("-")[0])
+            if _birth(known) == birth and known.lifecycle_stage == "active":
+                self.experiment = known
+
+    def find_times(self, run: Run | None = None) -> dict[tuple[str, int], int]:
+        """Return the times of all points of a run, this one by default, by name and step."""
+        run = run or self.run
         run_id = run.info.run_id
         return {
-            (name, metric.step)
+            (name, metric.step): metric.timestamp
             for name in run.data.metrics
             for metric in self.client.get_metric_history(run_id, name)
         }
@@ -183,7 +195,7 @@ class Mirror:
         points, end = self.log.read_points(self.cursor["points"], MAX_POINTS)
         while points:  # the cursor moves often: whoever waits sees that something is sent
             metrics = to_metrics(points)
-            new = [one for one in metrics if (one.key, one.step) not in self.known_points]
+            new = [one for one in metrics if (one.key, one.step) not in self.known_times]
             log_metrics(self.client, self.run.info.run_id, new)
             self._move_cursor(points=end)
             points, end = self.log.read_points(end, MAX_POINTS)
@@ -261,6 +273,11 @@ class Mirror:
         query = f"tags.`{RUN_ID}` = '{self.log.run_id}'"
         found = self.client.search_logged_models([self.experiment_id], query)
         return next(iter(found), None)
+
+
+def _birth(experiment: Experiment) -> str:
+    """Return what tells an experiment from all others, also from one of its number before it."""
+    return f"{experiment.experiment_id}-{experiment.creation_time}"
 
 
 def find_run(client: MlflowClient, experiment_id: str, run_id: str) -> Run | None:

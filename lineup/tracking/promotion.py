@@ -59,7 +59,7 @@ def promote(mirror: Mirror, version: ModelVersion) -> str:
     wish, client = read_json(mirror.log.promotion_file), mirror.client
     with registry_lock():
         version = client.get_model_version(version.name, version.version)
-        is_decided = "gate" in version.tags and wish["is_adopted"]
+        is_decided = WISH in version.tags and wish["is_adopted"]
         if is_decided or int(version.tags.get(WISH, 0)) >= wish["time"]:
             return ""
         decision = _settle(client, version, wish, mirror.log.evaluation / VALIDATION)
@@ -79,8 +79,8 @@ def _settle(
         decision = decide(client, version, champion, wish, validation)
         if not _is_held_by(client, version.name, champion):
             continue
-        _move_aliases(client, version, champion, decision)
         _write_decision(client, version, champion, decision, wish["time"])
+        _move_aliases(client, version, champion, decision)  # last: with it all is done
         if not decision.passed or _is_held_by(client, version.name, version):
             client.set_model_version_tag(version.name, version.version, WISH, str(wish["time"]))
             return decision
@@ -106,7 +106,8 @@ def decide(
     `wish` holds export's settings at the time of the export.
     """
     if champion and champion.version == candidate.version:
-        return Decision(True, "it was the champion already")
+        is_forced = wish["promote"] == "always"
+        return Decision(True, "it was the champion already", is_forced)
     if champion and _has_replaced(client, candidate, champion):
         return Decision(True, f"it is version {champion.version}, whose model was deleted, anew")
     promoted_at = _promoted_at(champion.tags) if champion else 0
@@ -155,7 +156,7 @@ def _decide_late(
     if is_forced or wish["promote"] == "never" or _obstacle(client, candidate, champion):
         return Decision(False, order)
     answers, theirs = _answers(champion, validation)
-    if far := _far_off(answers, theirs, wish["margin"]):
+    if far := _far_off(answers, [_error(theirs)], wish["margin"]):
         return Decision(False, f"{order}, and {far}")
     own, other = _right(answers, theirs)
     p_worse = mcnemar(other, own)["p_one_sided"]
@@ -175,11 +176,14 @@ def _answers(
     return own, other
 
 
-def _far_off(own: dict[str, Tensor], other: dict[str, Tensor], margin: float) -> str:
-    """Return why a regression is too far off on the whole, "" where it is not, or is none."""
-    if "error" not in own:
-        return ""
-    error, least = own["error"].mean().item(), other["error"].mean().item()
+def _error(answers: dict[str, Tensor]) -> float:
+    """Return the mean squared error of a regression, 0 of a classifier."""
+    return answers["error"].mean().item() if "error" in answers else 0.0
+
+
+def _far_off(answers: dict[str, Tensor], others: list[float], margin: float) -> str:
+    """Return why a regression's error is too far above the least other, "" where it is not."""
+    error, least = _error(answers), min(others)
     is_near = error <= least * (1 + margin)
     return "" if is_near else f"its mean squared error {error:.6g} is above the {least:.6g}"
 
@@ -199,8 +203,9 @@ def _compare(
     validation: Path,
 ) -> Decision:
     answers, theirs = _answers(champion, validation)
-    if far := _far_off(answers, theirs, wish["margin"]):
-        return Decision(False, f"{far} of champion version {champion.version}")
+    errors = [_error(theirs), *_past_scores(client, champion, "val_loss")]
+    if far := _far_off(answers, errors, wish["margin"]):
+        return Decision(False, f"{far} of the best champion")
     own, other = _right(answers, theirs)
     test = mcnemar(own, other)
     verb, adverb = ("is nearer on", "") if "error" in answers else ("gets", " right")
@@ -211,7 +216,7 @@ def _compare(
     )
     if test["p_one_sided"] < wish["level"]:
         return Decision(False, f"significantly worse: {numbers}")
-    best = best_champion(client, champion)
+    best = max(_past_scores(client, champion, "val_accuracy"), default=-math.inf)
     accuracy = float(candidate.tags.get("val_accuracy", "nan"))
     if accuracy < best - wish["margin"]:
         far = f"more than {wish['margin']} below the best champion's {best:.4f}"
@@ -221,8 +226,8 @@ def _compare(
     return Decision(True, f"{'better' if is_better else 'not significantly worse'}: {numbers}")
 
 
-def best_champion(client: MlflowClient, champion: ModelVersion) -> float:
-    """Return the highest validation accuracy of the champions on its split up to this one.
+def _past_scores(client: MlflowClient, champion: ModelVersion, score: str) -> list[float]:
+    """Return a score of the champions on its split up to this one, where they have it.
 
     The last one that `export.promote: always` made champion is the first that counts.
     """
@@ -233,8 +238,7 @@ def best_champion(client: MlflowClient, champion: ModelVersion) -> float:
     tags = [version.tags for version in client.search_model_versions(query)]
     forced_at = max((int(t.get(FORCED_AT, 0)) for t in tags), default=0)
     since = [t for t in tags if _promoted_at(t) >= forced_at]
-    scores = [float(t["val_accuracy"]) for t in (champion.tags, *since) if "val_accuracy" in t]
-    return max(scores, default=-math.inf)
+    return [float(t[score]) for t in (champion.tags, *since) if score in t]
 
 
 def _promoted_at(tags: dict[str, str]) -> int:

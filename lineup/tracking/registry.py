@@ -21,6 +21,7 @@ from mlflow.types import Schema, TensorSpec
 from lineup.files import read_json
 from lineup.model_info import ModelInfo
 from lineup.paths import EXAMPLE, MODEL_JSON, ONNX, SCORES, VALIDATION, WEIGHTS
+from lineup.task import Task
 from lineup.templating import render
 from lineup.tracking.lineage import TOO_LARGE
 from lineup.tracking.mirror import Mirror
@@ -50,11 +51,10 @@ def register(mirror: Mirror) -> ModelVersion | None:
     name = registered_name(info.dataset)
     with mirror.lock:
         model = mirror.find_model()
-        was_lost = model is None
         if model is None or model.status != READY:
             model = _log_model(mirror, info, model)
         version = find_version(client, name, info)
-        if version is None or (was_lost and is_model_deleted(client, version)):
+        if version is None or is_model_deleted(client, version):
             version = _create_version(mirror, info, name, model)
         _update_tags(mirror, version, info)
         _point_alias(client, version, info.architecture)
@@ -155,7 +155,8 @@ def signature(info: ModelInfo) -> ModelSignature:
 def _log_model_points(mirror: Mirror, info: ModelInfo, model_id: str) -> None:
     """Give the model its run's points, and last the scores of the file that ships.
 
-    MLflow ranks models by their last point. The points keep their times, so the run keeps one each.
+    MLflow ranks models by their last point. It writes them to the run too, which keeps one of each
+    as they have the times that it knows.
     """
     log = mirror.log
     validation, test = (_dataset(mirror, split) for split in ("validation", "test"))
@@ -167,7 +168,8 @@ def _log_model_points(mirror: Mirror, info: ModelInfo, model_id: str) -> None:
     own = {"time": max(evaluated_at, last + 1), "step": max(len(epochs), 1)}
     shipped = {name: value for name, value in scores.items() if name.startswith("val_")}
     tested = {name: value for name, value in scores.items() if name.startswith("test_")}
-    metrics = to_metrics(epochs, model_id=model_id, **validation)
+    times = mirror.find_times() if mirror.cursor["is_guest"] else {}  # a clone's are others
+    metrics = to_metrics(epochs, times, model_id=model_id, **validation)
     metrics += to_metrics([own | {"values": shipped}], model_id=model_id, **validation)
     metrics += to_metrics([own | {"values": tested}], model_id=model_id, **test)
     log_metrics(mirror.client, mirror.run.info.run_id, metrics)
@@ -189,8 +191,9 @@ def _tags(mirror: Mirror, info: ModelInfo) -> dict[str, str]:
         TRAINED_AT: _order(mirror),
     }
     scores = read_json(mirror.log.evaluation / SCORES)
-    if "val_accuracy" in scores:  # all others are metrics of its model
-        tags["val_accuracy"] = scores["val_accuracy"]
+    judged = "val_accuracy" if info.task is Task.CLASSIFICATION else "val_loss"
+    if judged in scores:  # all others are metrics of its model
+        tags[judged] = scores[judged]
     return {key: str(value) for key, value in tags.items()}
 
 
@@ -291,6 +294,7 @@ def describe_version(client: MlflowClient, version: ModelVersion, log: RunLog) -
         commit=tags.get("git_commit", "<commit unknown>"),
         has_patch=tags.get("git_dirty") == "true",
         patch_is_lost=tags.get("git_dirty") == TOO_LARGE,
+        classifies=ModelInfo.read(log.outputs).task is Task.CLASSIFICATION,
     )
     if text != version.description:
         client.update_model_version(version.name, version.version, text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -15,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.exc import SQLAlchemyError
 
-from lineup.errors import UserError
+from lineup.errors import UserError, lacks_memory
 from lineup.paths import state_dir
 from lineup.tracking import location, sqlite_tables
 from lineup.tracking.reachability import StoreError, check_store, summary
@@ -68,8 +67,9 @@ def client_for_user() -> MlflowClient:
     try:
         connected = client()
         connected.search_registered_models(max_results=1)  # a server may refuse this user
-    except (StoreError, MlflowException) as error:
-        raise UserError(f"MLflow at {location.shown_uri()}: {summary(error)}") from None
+    except Exception as error:  # of MLflow, a database's driver, an artifact store's client
+        text = f"MLflow at {location.shown_uri()}: {summary(error)}"
+        raise _explain_to_user(error, text) from None
     return connected
 
 
@@ -119,8 +119,13 @@ def open_experiment(connected: MlflowClient, name: str) -> tuple[Experiment, str
     found = connected.get_experiment_by_name(name)
     if found is None:
         root = location.artifact_root()
-        with suppress(MlflowException):  # another process was faster
+        try:
             connected.create_experiment(name, str(root) if root else None)
+        except MlflowException:
+            found = connected.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return found, ""  # another process was faster
         return connected.get_experiment_by_name(name), "made"
     if found.lifecycle_stage == "deleted":
         connected.restore_experiment(found.experiment_id)
@@ -136,10 +141,14 @@ def download(uri: str) -> Path:
     connected = client_for_user()
     try:
         return Path(mlflow.artifacts.download_artifacts(uri))
-    except MlflowException as error:
+    except Exception as error:
         names = sorted(model.name for model in connected.search_registered_models())
         known = ", ".join(names) or "none yet: run dvc repro, or make sync after dvc pull"
         where = location.shown_uri()
-        raise UserError(
-            f"{uri} could not be loaded from {where} ({summary(error)}); registered: {known}"
-        ) from None
+        text = f"{uri} could not be loaded from {where} ({summary(error)}); registered: {known}"
+        raise _explain_to_user(error, text) from None
+
+
+def _explain_to_user(error: Exception, text: str) -> Exception:
+    """Return a UserError of `text`, unless a failure of the store is not what happened."""
+    return error if isinstance(error, UserError) or lacks_memory(error) else UserError(text)

@@ -15,7 +15,7 @@ from lineup.files import read_json, sha256, write_json
 from lineup.tensors import read_tensors, write_tensors
 from lineup.tracking.catalog import registered_architectures
 from lineup.tracking.names import MODEL_TAG, RUN_ID
-from lineup.tracking.registry import aliased
+from lineup.tracking.registry import aliased, is_model_deleted
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.sync import record_evaluations, record_export
 
@@ -56,6 +56,8 @@ def train(correct, weights=None, split=None, architecture="linear", errors=None,
     probabilities = torch.zeros(len(correct), 10)
     kept = {"probabilities": probabilities, "correct": correct.byte()}
     if errors:
+        loss = {"val_loss": sum(errors) / len(errors)}
+        write_json(evaluated / "metrics.json", read_json(evaluated / "metrics.json") | loss)
         kept = {"predictions": torch.zeros(len(errors), 1), "error": torch.tensor(errors)}
     write_tensors(evaluated / "validation.safetensors", kept)
     record_evaluations([architecture])
@@ -218,10 +220,35 @@ def test_a_regression_that_is_nearer_on_one_row_and_far_off_on_others_is_no_cham
     train(COUNT, errors=[0.5, *[1e6] * 4])
     decision = export()
     assert (
-        "challenger: its mean squared error 800000 is above the 1 of champion version 1" in decision
+        "challenger: its mean squared error 800000 is above the 1 of the best champion" in decision
     )
     train(COUNT, errors=[2.0, 2.0, *[0.1] * 3])
     assert "of 5 validation examples only it is nearer on 3, only champion version 1 2" in export()
+
+
+def test_champions_of_a_regression_cannot_sink_step_by_step_either(registry):
+    for error in (1.0, 1.0015):  # each within 0.002 of the one before
+        train(COUNT, errors=[error] * 4, task="regression")  # too few for the gate's test
+        assert "is the champion" in export()
+    train(COUNT, errors=[1.003] * 4, task="regression")
+    assert "its mean squared error 1.003 is above the 1 of the best champion" in export()
+    said = version(registry, 3).description
+    assert "rows that it was trained on" in said and "Pixels" not in said
+    assert aliases(registry)["champion"] == 2
+
+
+def test_a_champion_that_is_exported_by_force_is_what_the_gate_measures_by(registry):
+    margin = 1.5 / COUNT
+    for correct in (40, 39):
+        train(correct)
+        export(margin=margin)
+    train(38, weights=1)
+    assert "below the best champion's" in export(margin=margin)
+    train(39, weights=2)
+    export(margin=margin)
+    assert "it was the champion already" in export(promote="always")
+    train(38, weights=1)
+    assert "is the champion: not significantly worse" in export(margin=margin)
 
 
 def test_the_champion_itself_counts_among_the_best_whoever_made_it_champion(registry):
@@ -243,6 +270,19 @@ def test_a_version_whose_model_was_deleted_is_replaced_and_blocks_no_gate(regist
     decision = export()
     assert "challenger" in decision and "has lost its files" in decision
     assert "champion" in export(promote="always") and aliases(registry)["champion"] == 3
+
+
+def test_a_version_whose_run_and_model_were_deleted_is_replaced_by_an_equal_trainings(registry):
+    train(40, weights=7)
+    export()
+    train(40, weights=7)  # no second version
+    export()
+    assert aliases(registry) == {"linear": 1, "champion": 1}
+    registry.delete_run(version(registry, 1).run_id)
+    delete_model(registry, 1)
+    stage("sync")
+    assert aliases(registry) == {"linear": 2, "champion": 2}
+    assert not is_model_deleted(registry, version(registry, 2))
 
 
 def delete_model(client, number):
@@ -380,6 +420,26 @@ def test_a_decision_that_broke_off_is_made_by_the_next_sync(registry, monkeypatc
     stage("sync")
     assert int(version(registry, 1).tags["lineup.promotion"]) > 0
     assert aliases(registry) == {"linear": 1, "champion": 1}
+
+
+def test_a_decision_that_broke_off_keeps_its_reason_and_its_force(registry, monkeypatch):
+    write, broken = type(registry).set_model_version_tag, []
+
+    def write_or_fail(client, name, number, key, value):
+        if key == "gate" and not broken:
+            broken.append(key)
+            raise ConnectionError("gone")
+        write(client, name, number, key, value)
+
+    train(40)
+    export()
+    train(20)
+    monkeypatch.setattr(type(registry), "set_model_version_tag", write_or_fail)
+    assert "nothing is lost, make sync asks the gate later" in export(promote="always")
+    stage("sync")
+    assert version(registry, 2).tags["gate"] == "champion: export.promote is 'always'"
+    assert "lineup.forced_at" in version(registry, 2).tags
+    assert aliases(registry) == {"linear": 2, "champion": 2}
 
 
 def rival(registry, monkeypatch, number):

@@ -291,6 +291,25 @@ def test_a_clone_adds_nothing_to_runs_that_their_store_has_already(project, monk
     assert contents(shared) == before and changes_of(shared) == changes
 
 
+def test_a_clone_that_makes_a_lost_model_anew_adds_no_point_twice(project):
+    client = project.client()
+    shutil.rmtree(".lineup")  # what stays is as after dvc pull
+    model = find_model(client, "linear")
+    client.delete_logged_model(model.model_id)
+    stage("sync")
+    assert find_model(client, "linear").model_id != model.model_id
+    for name in ("train_loss", "learning_rate", "val_accuracy"):
+        steps = [step for step, *_ in points(client, runs(client)["linear"], name)]
+        assert len(steps) == len(set(steps)) + (name == "val_accuracy"), name  # also of what ships
+
+
+def find_model(client, name):
+    """Return the logged model of an architecture."""
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    (model,) = client.search_logged_models([experiment], f"name = '{name}'")
+    return model
+
+
 def test_an_owner_adds_no_point_twice_where_a_clone_was_faster(project, monkeypatch, tmp_path):
     (tmp_path / "shared").mkdir()
     use_store(monkeypatch, f"sqlite:///{tmp_path / 'shared' / 'mlflow.db'}")

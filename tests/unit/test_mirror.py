@@ -179,6 +179,20 @@ def test_a_restored_run_of_which_one_request_failed_is_completed(client, monkeyp
     assert run.info.status == "FINISHED"
 
 
+def test_a_run_stays_where_it_is_when_its_experiment_gets_another_name(client):
+    log = begin()
+    mirror(log, client)
+    experiment = client.get_experiment_by_name("e")
+    client.rename_experiment(experiment.experiment_id, "e of autumn")
+    log.add_point(1, {"loss": 0.5})
+    log.set_status("FINISHED")
+    assert mirror(log, client) is None  # nothing is in a new "e"
+    run = runs(client, "e of autumn")["n"]
+    assert run.data.metrics == {"loss": 0.5} and run.info.status == "FINISHED"
+    client.delete_experiment(experiment.experiment_id)
+    assert mirror(log, client).data.metrics == {"loss": 0.5}  # deleted ones come back, as ever
+
+
 def refuse(*_, **__):
     raise ConnectionError("the server is gone")
 

@@ -9,6 +9,7 @@ import pytest
 from helpers.project import ROOT, Project
 from helpers.servers import broken_server
 from helpers.store import use_store
+from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as MlflowStore
 
 from lineup.errors import UserError
@@ -166,6 +167,23 @@ def test_a_wrong_address_is_one_line_without_its_password(address, reason, monke
     with pytest.raises(UserError, match=reason) as error:
         client_for_user()
     assert "secret" not in str(error.value)
+
+
+def test_a_damaged_store_is_one_line_to_who_wants_a_model():
+    Path("mlflow.db").write_bytes(b"no database at all")
+    for ask_store in (client_for_user, lambda: download("models:/digits@champion")):
+        with pytest.raises(UserError, match="file is not a database; move it away, and make sync"):
+            ask_store()
+
+
+def test_an_experiment_that_can_not_be_made_is_told_with_the_reason(monkeypatch):
+    def refuse(*_):
+        raise MlflowException("the disk is full")
+
+    client = connect()
+    monkeypatch.setattr(client, "create_experiment", refuse)
+    with pytest.raises(MlflowException, match="the disk is full"):
+        open_experiment(client, "mnist")
 
 
 @pytest.mark.parametrize(
