@@ -12,13 +12,17 @@ if TYPE_CHECKING:
 def load(model: str) -> nn.Module:
     """Rebuild a model from its weights, to train it on: raw inputs in, probabilities out.
 
-    `model` is an MLflow URI such as models:/mnist@cnn, or a folder. UserError if there is none.
+    `model` is an MLflow URI such as models:/mnist@cnn, or a folder. UserError if there is none, or
+    if the code of its architecture is another one now.
     """
     # Imported here, so that `import lineup` takes no seconds.
-    from lineup.paths import WEIGHTS
-    from lineup.serving.deployable import load_deployable
+    from lineup.paths import ONNX, WEIGHTS
+    from lineup.serving.deployable import check_code, load_deployable
     from lineup.tracking.store import download
 
     folder = download(model) if ":/" in model else Path(model)
     found = next(folder.rglob(WEIGHTS), folder / WEIGHTS)
-    return load_deployable(found.parent)
+    loaded = load_deployable(found.parent)
+    if (folder / ONNX).exists():
+        check_code(loaded, folder / ONNX)
+    return loaded

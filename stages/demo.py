@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lineup.cli import run
 from lineup.errors import UserError
+
+if TYPE_CHECKING:
+    from lineup.serving.classifier import Classifier
 
 
 def main(
@@ -35,6 +38,8 @@ def main(
         name = champion_uri().removeprefix("models:/").partition("@")[0]
         named = registered_architectures(name)
     classifiers = {name: open_classifier(model) for name, model in named.items()}
+    if not models:
+        classifiers = _of_one_size(classifiers)
     if len({tuple(classifier.metadata["shape"]) for classifier in classifiers.values()}) > 1:
         raise UserError("these models take pictures of different sizes; name models of one dataset")
 
@@ -45,6 +50,19 @@ def main(
         raise UserError("the page needs Gradio; run: make demo (or: pip install gradio)") from None
     typer.echo(f"Open http://127.0.0.1:{port} (Ctrl-C ends it)")
     serve(classifiers, port)
+
+
+def _of_one_size(classifiers: "dict[str, Classifier]") -> "dict[str, Classifier]":
+    """Return those that take pictures of the newest one's size, and name the others."""
+    newest = max(classifiers.values(), key=lambda one: int(one.version))
+    kept = {
+        name: one
+        for name, one in classifiers.items()
+        if one.metadata["shape"] == newest.metadata["shape"]
+    }
+    if others := sorted(classifiers.keys() - kept.keys()):
+        typer.echo(f"left out, of another size of pictures: {', '.join(others)}; renew: dvc repro")
+    return kept
 
 
 if __name__ == "__main__":

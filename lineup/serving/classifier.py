@@ -120,8 +120,8 @@ def _find(model: str) -> tuple[Path, str]:
 
     folder = download(model)
     note = folder / "registered_model_meta"  # MLflow's
-    version = yaml.safe_load(note.read_text())["model_version"] if note.exists() else ""
-    return folder, str(version)
+    version = yaml.safe_load(note.read_text())["model_version"] if note.exists() else None
+    return folder, str(version or "")  # a model that was logged has none
 
 
 def _open(path: Path) -> Classifier:

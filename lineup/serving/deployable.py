@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lineup.architectures import build
 from lineup.data.dataset import Dataset, Split
-from lineup.errors import UserError
+from lineup.errors import UserError, lacks_memory
 from lineup.evaluation.inference import evaluation_batch, predict
 from lineup.files import replacing, sha256
 from lineup.model_info import ModelInfo
@@ -26,6 +26,7 @@ from lineup.tensors import Rows, read_tensors
 
 OPSET = 20
 TOLERANCE = 1e-5  # within which the file equals the trained model
+ROUGH_TOLERANCE = 1e-3  # beyond which it is another one, on whatever machine
 SMALL_BATCHES = {1: 20, 7: 20}  # batch size → how many such batches are verified too
 
 
@@ -101,22 +102,33 @@ def write_onnx(model: Deployable, path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), replacing(path) as temporary:
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model,
-            (model.example(2),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[task.inputs],
-            output_names=[task.outputs],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                model,
+                (model.example(2),),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[task.inputs],
+                output_names=[task.outputs],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                verbose=False,
+            )
+        except Exception as error:  # of somebody's code, whatever it does
+            if lacks_memory(error):
+                raise
+            raise UserError(_explain_export(error, model.info.architecture)) from None
         proto = program.model_proto
         for node in proto.graph.node:
             del node.metadata_props[:]  # hold the paths of this machine
         onnx.helper.set_model_props(proto, onnx_metadata(model.info))
         onnx.checker.check_model(proto, full_check=True)
         onnx.save(proto, temporary)
+
+
+def _explain_export(error: Exception, architecture: str) -> str:
+    reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+    hint = "write its forward without what depends on values, or leave it out of architectures"
+    return f"'{architecture}' can't be written as ONNX: {reason[0]}; {hint}"
 
 
 def onnx_metadata(info: ModelInfo) -> dict[str, str]:
@@ -139,10 +151,15 @@ def onnx_metadata(info: ModelInfo) -> dict[str, str]:
 
 
 def read_onnx(path: Path, threads: int = 0) -> InferenceSession:
-    """Open an ONNX file on the CPU with so many threads (0: all cores)."""
+    """Open an ONNX file on the CPU with so many threads (0: all cores); UserError if it is none."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    return InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        return InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        if lacks_memory(error):
+            raise
+        raise UserError(f"{path} is not an ONNX file that can be used: {error}") from None
 
 
 def predict_onnx(
@@ -172,13 +189,31 @@ def verify(session: InferenceSession, model: Deployable, inputs: Tensor, outputs
             raise UserError(f"the ONNX file of {name}{where} is not the trained model: {text}")
 
 
-def difference(outputs: Tensor, expected: Tensor) -> str:
-    """Return the worst input if outputs (N, K) are not within tolerance, else an empty text."""
+def check_code(model: Deployable, path: Path) -> None:
+    """Raise UserError where today's code makes another network of the weights than a file has."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(4, *model.info.shape, generator=generator)
+    inputs = (255 * noise).to(model.example(1).dtype)
+    outputs = predict_onnx(read_onnx(path), inputs)
+    if difference(outputs, predict(model, inputs), ROUGH_TOLERANCE):
+        name = model.info.architecture
+        raise UserError(
+            f"lineup/architectures/{name}.py has changed since this model was trained, and gives "
+            "other outputs than it does; go to the commit that its version in MLflow names"
+        )
+
+
+def difference(outputs: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> str:
+    """Return the worst input if outputs (N, K) are not within tolerance, else an empty text.
+
+    That of a regression is a part of each target's largest value, as float32 rounds by.
+    """
     if outputs.shape != expected.shape or not torch.isfinite(outputs).all():
         wanted = tuple(expected.shape)
         return f"outputs of shape {tuple(outputs.shape)}; all finite and of shape {wanted} expected"
-    gaps = ((outputs - expected).abs() / expected.abs().clamp_min(1)).amax(dim=1)
+    scale = expected.abs().amax(dim=0).clamp_min(1)
+    gaps = ((outputs - expected).abs() / scale).amax(dim=1)
     worst = int(gaps.argmax())
-    if gaps[worst] <= TOLERANCE:
+    if gaps[worst] <= tolerance:
         return ""
-    return f"test input {worst} is off by {gaps[worst]:.2g}, and {TOLERANCE:g} is allowed"
+    return f"test input {worst} is off by {gaps[worst]:.2g}, and {tolerance:g} is allowed"

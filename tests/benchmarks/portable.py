@@ -12,6 +12,7 @@ other bytes.
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -89,6 +90,12 @@ def main(
     cost: Annotated[int, typer.Option(help="Measure what portable costs, in so many rounds.")] = 0,
 ) -> None:
     """Train, and compare the bytes with portable.txt; the exit code is 1 where they differ."""
+    changed = ["git", "diff", "--quiet", "HEAD", "--", "params.yaml"]
+    if not cost and subprocess.run(changed, cwd=ROOT, check=False).returncode:
+        hint = "try: git stash, make verify, git stash pop"
+        raise SystemExit(
+            f"params.yaml is changed, and {KNOWN.name} is of the one that ships; {hint}"
+        )
     known = {} if write else read_known()
     found = read_known() if write and architectures else {}
     with tempfile.TemporaryDirectory() as temporary:

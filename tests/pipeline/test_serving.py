@@ -13,6 +13,7 @@ from helpers.store import stage, use_store
 from helpers.traps import plain_pickle, plant
 
 import lineup
+from lineup.architectures import linear
 from lineup.errors import UserError
 from lineup.evaluation.inference import predict
 from lineup.paths import raw
@@ -72,6 +73,18 @@ def test_a_registered_model_is_rebuilt_to_be_trained_on(project):
     assert all(weight.grad is not None for weight in model.network.parameters())
 
 
+def test_a_model_of_other_code_than_todays_is_not_rebuilt(project, monkeypatch):
+    builder = linear.build
+
+    def build(*arguments, **settings):
+        return torch.nn.Sequential(*builder(*arguments, **settings), torch.nn.Tanh())
+
+    lineup.load("models:/digits@linear")
+    monkeypatch.setattr(linear, "build", build)
+    with pytest.raises(UserError, match=r"linear\.py has changed since this model was trained"):
+        lineup.load("models:/digits@linear")
+
+
 def test_registered_models_are_found_by_every_name_from_any_folder(project, tmp_path, monkeypatch):
     found = project.client().get_model_version_by_alias("digits", "champion")
     images = read_tensors(raw("test"))["images"].numpy()
@@ -84,8 +97,11 @@ def test_registered_models_are_found_by_every_name_from_any_folder(project, tmp_
         found.source,
         None,
     ]
-    expected, *others = [open_classifier(name).classify(images) for name in names]
+    classifiers = [open_classifier(name) for name in names]
+    expected, *others = [one.classify(images) for one in classifiers]
     assert all((outputs == expected).all() for outputs in others)
+    number = str(found.version)
+    assert [one.version for one in classifiers] == [number, number, "", "", number]
     with pytest.raises(UserError, match=r"models:/digits@nobody .* registered: digits"):
         open_classifier("models:/digits@nobody")
 

@@ -1,5 +1,7 @@
 """What the demo's page says of a picture; how it looks is tried with a browser."""
 
+from dataclasses import replace
+
 import pytest
 from helpers.demo import FRAMING, write_models
 from helpers.models import deployable
@@ -61,6 +63,16 @@ def test_a_dropped_picture_reaches_the_models_as_the_file_that_it_is(classifiers
     (drop,) = [block for block in blocks if getattr(block, "elem_id", "") == "file"]
     handed_over = drop.preprocess(ImageData(path=str(path), orig_name="photo.jpg"))
     assert handed_over == str(path)
+
+
+def test_of_registered_models_those_of_the_newest_ones_size_are_shown(classifiers, capsys):
+    first, second, *_ = classifiers.values()
+    other = replace(first, metadata=first.metadata | {"shape": [1, 8, 8]}, version="2")
+    found = {"old": other, "cnn": replace(second, version="11"), "mlp": replace(first, version="3")}
+    assert list(demo._of_one_size(found)) == ["cnn", "mlp"]
+    assert "left out, of another size of pictures: old;" in capsys.readouterr().out
+    del found["old"]
+    assert demo._of_one_size(found) == found and not capsys.readouterr().out
 
 
 def test_models_for_pictures_of_different_sizes_are_refused(models, tmp_path):

@@ -21,6 +21,7 @@ from helpers.evaluations import (
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, log_loss
 
+from lineup.architectures import linear
 from lineup.errors import UserError
 from lineup.evaluation import evaluator, inference
 from lineup.files import sha256
@@ -212,6 +213,20 @@ def test_a_file_that_is_not_the_trained_model_does_not_ship(evaluated, monkeypat
     assert not Path("evaluation/leaderboard.csv").exists()
 
 
+def test_an_architecture_that_onnx_can_not_express_is_named(evaluated, monkeypatch):
+    class Fickle(torch.nn.Sequential):
+        def forward(self, images):
+            outputs = super().forward(images)
+            return outputs if outputs.mean() > 0 else -outputs
+
+    builder = linear.build
+    monkeypatch.setattr(linear, "build", lambda *given, **more: Fickle(*builder(*given, **more)))
+    with pytest.raises(
+        UserError, match=r"^'linear' can't be written as ONNX: .*; write its forward"
+    ):
+        evaluate.main()
+
+
 def test_the_worst_input_is_named_and_a_tie_is_no_error():
     expected = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8]])
     tied = expected + torch.tensor([[-2e-6, 2e-6, 0.0], [0, 0, 0], [0, 0, 0]])
@@ -221,6 +236,9 @@ def test_the_worst_input_is_named_and_a_tie_is_no_error():
     wrong[2, 2] -= 3e-5
     assert "test input 2 is off by 3e-05" in deployable.difference(wrong, expected)
     assert "finite" in deployable.difference(expected * float("nan"), expected)
+    large = torch.tensor([[2000.0], [0.0]])  # of a regression
+    assert not deployable.difference(large + 4e-4, large)  # as float32 rounds sums of 2000
+    assert "test input" in deployable.difference(large + 0.1, large)
     assert "shape (2, 3)" in deployable.difference(expected[:2], expected)
 
 
