@@ -23,7 +23,7 @@ def draw_seeds(table: pd.DataFrame, score: str, path: Path) -> None:
         for (row, (_, group)), prefix in product(enumerate(groups), shown):
             beside, marker, face, edge = _LOOKS[prefix]
             values, y = group[f"{prefix}_{score}"], row + beside
-            axes.scatter(values, [y] * len(values), 36, face, marker, edgecolor=edge)
+            axes.scatter(values, [y] * len(values), 36, face, marker=marker, edgecolor=edge)
             axes.vlines(values.mean(), y - 0.13, y + 0.13, edge, linewidth=2)
         names = [name if has_one else f"{name}, {setting}" for (name, setting), _ in groups]
         axes.set_yticks(range(len(groups)), [shorten(name, 40) for name in names])

@@ -129,14 +129,14 @@ class Mirror:
                 self.experiment = known
 
     def find_times(self, run: Run | None = None) -> dict[tuple[str, int], int]:
-        """Return the times of all points of a run, this one by default, by name and step."""
+        """Return the first time of each point of a run, this one by default, by name and step."""
         run = run or self.run
-        run_id = run.info.run_id
-        return {
-            (name, metric.step): metric.timestamp
+        found = [
+            (name, metric.step, metric.timestamp)
             for name in run.data.metrics
-            for metric in self.client.get_metric_history(run_id, name)
-        }
+            for metric in self.client.get_metric_history(run.info.run_id, name)
+        ]
+        return {(name, step): time for name, step, time in sorted(found, reverse=True)}
 
     def _read_cursor(self) -> dict[str, Any]:
         try:
