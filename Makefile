@@ -13,10 +13,11 @@ ifneq ($(shell test -w "$$HOME" && echo yes),yes)
 export UV_NO_CACHE := 1
 endif
 
+# one that broke off before pip was in it is made anew
 define make_environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Lineup needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
-	$(@D)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(@D)
+	test -x $(@D)/bin/python && test -x $(@D)/bin/pip || $(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(@D)/bin/uv pip install --python $(@D)/bin/python --quiet --compile-bytecode --require-hashes -r $<
 	$(@D)/bin/uv pip install --python $(@D)/bin/python --quiet --no-deps -e .

@@ -17,12 +17,12 @@ def load(model: str) -> nn.Module:
     """
     # Imported here, so that `import lineup` takes no seconds.
     from lineup.paths import ONNX, WEIGHTS
-    from lineup.serving.deployable import check_code, load_deployable
+    from lineup.serving.deployable import check_same_outputs, load_deployable
     from lineup.tracking.store import download
 
     folder = download(model) if ":/" in model else Path(model)
     found = next(folder.rglob(WEIGHTS), folder / WEIGHTS)
     loaded = load_deployable(found.parent)
     if (folder / ONNX).exists():
-        check_code(loaded, folder / ONNX)
+        check_same_outputs(loaded, folder / ONNX)
     return loaded

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import psutil
 
 NOTABLE = 0.25  # cores
+SHORTEST = 0.2  # seconds, as the system counts in hundredths
 
 
 @dataclass
@@ -32,11 +33,13 @@ def watch_others() -> Iterator[OtherLoad]:
     """Yield what is known after the block: how busy other programs were."""
     load, start, before = OtherLoad(), time.perf_counter(), _seconds_of_others()
     yield load
-    used = _seconds_of_others() - before
-    load.cores = round(max(0.0, used / (time.perf_counter() - start)), 2)
+    used, elapsed = _seconds_of_others() - before, time.perf_counter() - start
+    if elapsed > SHORTEST:
+        load.cores = round(max(0.0, used / elapsed), 2)
 
 
 def _seconds_of_others() -> float:
     """Return the seconds that all processes but this one have computed."""
     total, own = psutil.cpu_times(), psutil.Process().cpu_times()
-    return total.user + total.system - own.user - own.system
+    niced = getattr(total, "nice", 0.0)  # Linux counts them apart, but for a single process
+    return total.user + niced + total.system - own.user - own.system

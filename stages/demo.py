@@ -39,7 +39,7 @@ def main(
         named = registered_architectures(name)
     classifiers = {name: open_classifier(model) for name, model in named.items()}
     if not models:
-        classifiers = _of_one_size(classifiers)
+        classifiers = _choose_one_size(classifiers)
     if len({tuple(classifier.metadata["shape"]) for classifier in classifiers.values()}) > 1:
         raise UserError("these models take pictures of different sizes; name models of one dataset")
 
@@ -52,7 +52,7 @@ def main(
     serve(classifiers, port)
 
 
-def _of_one_size(classifiers: "dict[str, Classifier]") -> "dict[str, Classifier]":
+def _choose_one_size(classifiers: "dict[str, Classifier]") -> "dict[str, Classifier]":
     """Return those that take pictures of the newest one's size, and name the others."""
     newest = max(classifiers.values(), key=lambda one: int(one.version))
     kept = {

@@ -48,7 +48,7 @@ def find_equal_images(*parts: Tensor | Rows) -> Tensor:
     return torch.tensor(originals)
 
 
-def part_blank(originals: Tensor, images: Tensor | Rows) -> Tensor:
+def untie_blank_copies(originals: Tensor, images: Tensor | Rows) -> Tensor:
     """Return `originals`, int64 (N,), in which blank images (N, C, H, W) are copies of none.
 
     They all look alike, and would tie the groups together that they are in.

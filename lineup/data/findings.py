@@ -171,8 +171,8 @@ def check_linked_folders(folder: Path, paths: Sequence[Path]) -> list[Finding]:
     if not links:
         return []
     text = (
-        f"{listed(links, most=3)}: links to folders, behind which DVC sees no change; after one: "
-        "dvc repro --force fetch && dvc repro"
+        f"{listed(links, most=3)}: links to folders, behind which DVC sees no change; after a "
+        "change there: dvc repro --force fetch && dvc repro"
     )
     return [Finding("links", text, [str(link) for link in links[:MOST_NAMED]])]
 

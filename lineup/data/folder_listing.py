@@ -146,9 +146,7 @@ def _visible(folder: Path) -> list[Path]:
     """Return what lies in `folder` and is not ignored, in order; UserError if not UTF-8."""
     found = sorted(path for path in _everything(folder) if not _is_ignored(path))
     for path in found:
-        if not _is_utf8(path.name):
-            name = repr(path.name)
-            raise UserError(f"{folder} holds a name that is not UTF-8, {name}; rename it")
+        check_utf8(str(path))
     return found
 
 
@@ -167,12 +165,12 @@ def _is_ignored(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in IGNORED_NAMES
 
 
-def _is_utf8(name: str) -> bool:
+def check_utf8(name: str) -> None:
+    """Raise UserError where the name of a file is not UTF-8, which could not be printed."""
     try:
         name.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        raise UserError(f"the name {name!r} is not UTF-8; rename it") from None
 
 
 def class_of(path: Path, folder: Path, classes: Iterable[str]) -> str | None:

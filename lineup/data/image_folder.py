@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lineup.cli import progress
-from lineup.data.copies import count_shared, find_equal_files, find_equal_images, part_blank
+from lineup.data.copies import count_shared, find_equal_files, find_equal_images, untie_blank_copies
 from lineup.data.dataset_yaml import Images
 from lineup.data.findings import Finding, check_groups, check_linked_folders
 from lineup.data.image_io import (
@@ -68,7 +68,7 @@ def read_images(folder: Path, settings: Images, data: Data) -> ImageFolder:
 
     originals = find_equal_images(images)
     if groups is not None:
-        originals = part_blank(originals, images)
+        originals = untie_blank_copies(originals, images)
     train, test = pictures.indices("train"), pictures.indices("test")
     validation = pictures.indices("validation")
     if not len(test):
@@ -114,7 +114,7 @@ def _find_groups(folder: Path, pictures: Pictures, pattern: str) -> Tensor:
         name = path.relative_to(folder).as_posix()
         found = re.search(pattern, name)
         unmatched += found is None
-        key = f"alone: {name}" if found is None else _matched(found)
+        key = f"alone: {name}" if found is None else _find_key(found)
         groups.append(numbers.setdefault(key, len(numbers)))
     if unmatched == len(groups):
         raise UserError(
@@ -126,7 +126,7 @@ def _find_groups(folder: Path, pictures: Pictures, pattern: str) -> Tensor:
     return torch.tensor(groups)
 
 
-def _matched(found: re.Match[str]) -> str:
+def _find_key(found: re.Match[str]) -> str:
     parts = found.groups()
     return str(parts if any(part is not None for part in parts) else found[0])
 

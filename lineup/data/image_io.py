@@ -22,7 +22,7 @@ COLOUR_SIDE = 64  # pixels; colours are looked for in a small version, where no 
 COLOUR_LEVELS = 16  # by which the channels of a coloured pixel differ
 SUBMITTED_AT_ONCE = 10_000  # pictures: each that waits takes memory
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-DEEP_COLOUR = 16  # of 256: Pillow gives the upper 8 of 16 bits, nearly nothing of 12-bit values
+_DEEP_COLOUR = 16  # of 256: Pillow gives the upper 8 of 16 bits, nearly nothing of 12-bit values
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _one_large_at_a_time = Lock()
@@ -118,7 +118,7 @@ def read_picture(
             image.draft(None, (enough, enough))
         with _turn(image):
             image.load()
-            if is_deep_colour and _brightest(image) < DEEP_COLOUR:
+            if is_deep_colour and _find_brightest(image) < _DEEP_COLOUR:
                 problem = "16-bit colour whose values are all below 4,096"
                 raise UnreadablePictureError(f"{problem}: save it with 8 bits")
             _turn_upright(image)
@@ -126,7 +126,7 @@ def read_picture(
             return to_eight_bits(picture, channels, largest)
 
 
-def _brightest(image: Image.Image) -> int:
+def _find_brightest(image: Image.Image) -> int:
     """Return the largest value of a colour, 0–255, whatever is transparent."""
     colours = image.convert("RGB") if image.mode in ("RGBA", "LA") else image
     return int(np.asarray(colours).max())

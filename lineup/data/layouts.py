@@ -39,7 +39,7 @@ LAYOUTS = (
 )
 
 
-UNREADABLE = {"Cc", "Cs", "Zl", "Zp"}  # controls, halves of characters, ends of lines
+_UNREADABLE = {"Cc", "Cs", "Zl", "Zp"}  # controls, halves of characters, ends of lines
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _find_classes(folder: Path) -> dict[str, Path]:
 
 
 def _check_names(place: Path, classes: Sequence[str]) -> None:
-    if strange := [name for name in classes if set(map(unicodedata.category, name)) & UNREADABLE]:
+    if strange := [name for name in classes if set(map(unicodedata.category, name)) & _UNREADABLE]:
         names = listed(strange, lines=True)
         raise UserError(f"{place}: names of classes must be readable text; rename:{names}")
 
@@ -219,14 +219,15 @@ def _choose_columns(table: Table, settings: Images) -> tuple[str, str]:
 def _match_files(table: Table, names: Sequence[str], folder: Path, listing: Listing) -> list[Path]:
     """Return the file of each name, which may lack the folder, the suffix, or both.
 
-    The whole name counts first, and of files that are no pictures it alone: an annotation may lie
-    beside each.
+    A picture's whole name counts first. Of files that are no pictures only the whole name counts:
+    an annotation may lie beside each.
     """
-    known = _by_spelling(folder, listing.pictures)
-    whole = {_plain(str(path.relative_to(folder))): [path] for path in listing.files}
+    pictures, known = _by_name(folder, listing.pictures), _by_spelling(folder, listing.pictures)
+    others = _by_name(folder, listing.others)
     found, errors = [], []
     for row, name in zip(table.numbers, names, strict=True):
-        matches = whole.get(_plain(name)) or known.get(_plain(name), [])
+        plain = _plain(name)
+        matches = pictures.get(plain) or known.get(plain) or others.get(plain, [])
         if len(matches) == 1:
             found.append(matches[0])
         else:
@@ -238,6 +239,13 @@ def _match_files(table: Table, names: Sequence[str], folder: Path, listing: List
             f"{folder}/ or a folder in it, with or without suffix:{listed(errors, lines=True)}"
         )
     return found
+
+
+def _by_name(folder: Path, paths: Sequence[Path]) -> dict[str, list[Path]]:
+    known: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        known[_plain(str(path.relative_to(folder)))].append(path)
+    return known
 
 
 def _by_spelling(folder: Path, paths: Sequence[Path]) -> dict[str, list[Path]]:

@@ -292,7 +292,8 @@ def _layer(name: str, output: Tensor) -> tuple[str, np.ndarray, _Size]:
         images = values[0, :_MAX_MAPS]
         shape = " × ".join(map(str, values.shape[1:]))
         size = _fit(images[0], width / len(images) - _GAP, 1.5)
-    elif values.ndim == 3:  # (steps, 1, units)
+    elif values.ndim == 3:  # (steps, 1, units), or (1, steps, units)
+        values = values if values.shape[1] == 1 else values.swapaxes(0, 1)
         images = values.swapaxes(0, 1)
         shape = f"{len(values)} steps × {values.shape[2]} units"
         size = _Size(width, 1.5)

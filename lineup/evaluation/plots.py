@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogitLocator, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogitLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from scipy.special import expit, logit
 from torch import Tensor
 
@@ -41,6 +41,7 @@ _LOSSES = (
 )
 _ACCURACY_TICKS = [0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99]
 _ACCURACY_TICKS += [0.995, 0.998, 0.999, 0.9995, 0.9999]
+_MAX_TARGETS = 6  # of a regression, a panel each
 _MARGIN = 0.14  # of an accuracy axis, in logits
 
 
@@ -285,6 +286,7 @@ def draw_calibration(bins: pd.DataFrame, error: float, path: Path) -> None:
         histogram.bar(bins["low"], bins["images"], widths, **style)
         histogram.set(xlabel="confidence", ylabel="images", yscale="log", ylim=(0.5, None))
         histogram.yaxis.set_major_formatter("{x:,.0f}")
+        histogram.yaxis.set_minor_formatter(NullFormatter())
         histogram.grid(True)
 
 
@@ -306,10 +308,12 @@ def draw_table(inputs: Tensor, targets: Tensor, names: Sequence[str], path: Path
 
 def draw_predictions(outputs: Tensor, targets: Tensor, names: Sequence[str], path: Path) -> None:
     """Draw outputs (N, T) against targets (N, T), a panel for each of the first targets."""
-    names = names[:6]
+    count, names = len(names), names[:_MAX_TARGETS]
     columns = min(len(names), 3)
     rows = math.ceil(len(names) / columns)
-    with drawing(path, 2.6 * rows + 0.2, width=2.7 * columns if columns > 1 else 4) as figure:
+    with drawing(path, 2.6 * rows + 0.4, width=2.7 * columns if columns > 1 else 4) as figure:
+        if count > len(names):
+            figure.suptitle(f"{count} targets; {len(names)} shown")
         for place, name in enumerate(names):
             axes = figure.add_subplot(rows, columns, place + 1)
             target = targets[:, place]

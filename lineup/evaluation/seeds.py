@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.stats import ttest_rel
 
 from lineup.cli import progress
+from lineup.errors import listed
 from lineup.evaluation.evaluator import Examples, score_model
 from lineup.evaluation.plot_style import percent
 from lineup.evaluation.seed_plots import draw_seeds
@@ -129,7 +130,9 @@ def report(rows: list[dict[str, Any]], title: str, change: str, confidence: floa
     tables, notes = {title: summarise(table)}, []
     processors = sorted(table["processor"].unique())
     if len(processors) > 1:  # of a cluster
-        notes = [f"unlike nodes trained these, so a part may be theirs: {'; '.join(processors)}"]
+        notes = [
+            f"trained on several processors, which may compute otherwise: {listed(processors)}"
+        ]
     if change:
         differences = compare_settings(table, confidence)
         score = score_of(table)

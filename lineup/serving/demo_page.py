@@ -98,12 +98,9 @@ def _canvas() -> gradio.Sketchpad:
 
 
 def _file() -> gradio.Image:
-    return gradio.Image(
-        type="filepath",  # the very file, where no mode is asked for
-        image_mode=None,
-        sources=["upload", "clipboard"],
-        elem_id="file",
-    )
+    file = gradio.Image(type="filepath", sources=["upload", "clipboard"], elem_id="file")
+    file.preprocess = lambda upload: upload and upload.path  # Gradio's own opens it, or fails
+    return file
 
 
 def _bars(name: str) -> gradio.Label:
@@ -113,15 +110,16 @@ def _bars(name: str) -> gradio.Label:
 def look(picture: Image | Path | None, models: list[Classifier]) -> list[Any]:
     """Return the picture as the models see it, enlarged, and probabilities by class per model.
 
-    An empty canvas gives None for all of them.
+    An empty canvas gives None for all of them, and so does an unreadable picture, with a warning.
     """
+    nothing = [None] * (1 + len(models))
     if not picture or _is_blank(picture):
-        return [None] * (1 + len(models))
+        return nothing
     try:
         images = [model.preprocess(picture) for model in models]
     except UnreadablePictureError as error:
-        text = f"This picture can't be used: {error}"
-        raise gradio.Error(text, print_exception=False) from None
+        gradio.Warning(f"This picture can't be used: {error}")
+        return nothing
     seen = fromarray(images[0].transpose(1, 2, 0).squeeze())
     answers = []
     for model, image in zip(models, images, strict=True):

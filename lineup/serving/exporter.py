@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from lineup.data.dataset import Split, load
+from lineup.data.dataset import Dataset, Split, load
 from lineup.errors import UserError
 from lineup.files import explain_damage, read_json, replacing_folder, sha256, write_json, write_text
 from lineup.model_info import ModelInfo
@@ -95,4 +95,5 @@ def _write_documents(
     }
     write_json(folder / MODEL_JSON, info.to_json() | known)
     size_bytes = (folder / ONNX).stat().st_size
-    write_text(folder / "README.md", model_card(info, scores, speed, size_bytes, int8))
+    shared = Dataset.read().shared_files
+    write_text(folder / "README.md", model_card(info, scores, speed, size_bytes, int8, shared))

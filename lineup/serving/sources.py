@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from lineup.data.folder_listing import class_of, describe_left_out, list_tree
+from lineup.data.folder_listing import check_utf8, class_of, describe_left_out, list_tree
 from lineup.errors import UserError
 
 STDIN = "-"
@@ -36,6 +36,7 @@ def find_sources(names: Sequence[str]) -> tuple[list[Source], list[str]]:
     sources, notes = [], []
     for name in names:
         path = Path(name)
+        check_utf8(name)
         if name != STDIN and not path.exists():
             raise UserError(f"there is no file or folder '{name}'")
         if name == STDIN or not path.is_dir():

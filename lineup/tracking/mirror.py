@@ -8,7 +8,6 @@ A run log that was made from outputs (after `dvc pull`) adds nothing to a run th
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +50,30 @@ class Mirror:
         self.log, self.client = log, client
         self.is_live = is_live  # the training goes on while this mirror is used
         self.note = ""  # what a person should know
-        self.experiment = self._open_experiment()
         store = hashlib.sha256(store_key().encode()).hexdigest()[:16]
         self.cursor_file = log.folder / "mirrors" / f"{store}.json"
         self.lock = FileLock(log.folder / "mirrors" / f"{store}.lock")
         self.cursor_file.parent.mkdir(parents=True, exist_ok=True)
+        self.experiment = self._find_experiment() or self._open_experiment()
         self.run: Run | None = None
         self.cursor: dict[str, Any] = {}
         self.status_sent = ""
         self.stamps: dict[str, tuple[int, int]] = {}  # of artifacts that need no second look
         self.known_times: dict[tuple[str, int], int] = {}  # of a clone's run
+
+    def _find_experiment(self) -> Experiment | None:
+        """Return the experiment that has this run, by whatever name, unless it was deleted."""
+        birth = self._read_cursor().get("experiment")
+        if birth is None:
+            return None
+        try:
+            found = self.client.get_experiment(birth.partition("-")[0])
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # it was purged
+                return None
+            raise
+        is_same = _describe_birth(found) == birth and found.lifecycle_stage == "active"
+        return found if is_same else None
 
     def _open_experiment(self) -> Experiment:
         name = self.log.start["experiment"]
@@ -96,8 +109,7 @@ class Mirror:
 
     def _find_or_create_run(self) -> Run | None:
         cursor = self._read_cursor()
-        self._follow_renamed(cursor.get("experiment", ""))
-        born = _birth(self.experiment)
+        born = _describe_birth(self.experiment)
         run = find_run(self.client, self.experiment_id, self.log.run_id)
         if run is not None and run.info.lifecycle_stage == "deleted":
             return None
@@ -118,15 +130,6 @@ class Mirror:
             self._send_params(run)
             self._link_start(run)
         return run
-
-    def _follow_renamed(self, birth: str) -> None:
-        """Go on in the experiment that has this run, where somebody gave it another name."""
-        if birth in ("", _birth(self.experiment)):
-            return
-        with suppress(MlflowException):  # it was purged
-            known = self.client.get_experiment(birth.partition("-")[0])
-            if _birth(known) == birth and known.lifecycle_stage == "active":
-                self.experiment = known
 
     def find_times(self, run: Run | None = None) -> dict[tuple[str, int], int]:
         """Return the first time of each point of a run, this one by default, by name and step."""
@@ -275,7 +278,7 @@ class Mirror:
         return next(iter(found), None)
 
 
-def _birth(experiment: Experiment) -> str:
+def _describe_birth(experiment: Experiment) -> str:
     """Return what tells an experiment from all others, also from one of its number before it."""
     return f"{experiment.experiment_id}-{experiment.creation_time}"
 

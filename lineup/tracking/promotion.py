@@ -29,6 +29,7 @@ from lineup.tracking.registry import (
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import registry_lock
 
+ROUNDING = 1e-5  # of a version's tags, which have six digits
 MOST_AHEAD = 3_600_000  # milliseconds, of another machine's clock
 PROMOTED_AT = "lineup.promoted_at"  # milliseconds, of the export that made a champion
 FORCED_AT = "lineup.forced_at"  # the same, where `export.promote: always` did
@@ -79,8 +80,8 @@ def _settle(
         decision = decide(client, version, champion, wish, validation)
         if not _is_held_by(client, version.name, champion):
             continue
+        _move_aliases(client, version, champion, decision)
         _write_decision(client, version, champion, decision, wish["time"])
-        _move_aliases(client, version, champion, decision)  # last: with it all is done
         if not decision.passed or _is_held_by(client, version.name, version):
             client.set_model_version_tag(version.name, version.version, WISH, str(wish["time"]))
             return decision
@@ -156,7 +157,7 @@ def _decide_late(
     if is_forced or wish["promote"] == "never" or _obstacle(client, candidate, champion):
         return Decision(False, order)
     answers, theirs = _answers(champion, validation)
-    if far := _far_off(answers, [_error(theirs)], wish["margin"]):
+    if far := _far_off(answers, [_mean_error(theirs)], wish["margin"]):
         return Decision(False, f"{order}, and {far}")
     own, other = _right(answers, theirs)
     p_worse = mcnemar(other, own)["p_one_sided"]
@@ -176,15 +177,15 @@ def _answers(
     return own, other
 
 
-def _error(answers: dict[str, Tensor]) -> float:
+def _mean_error(answers: dict[str, Tensor]) -> float:
     """Return the mean squared error of a regression, 0 of a classifier."""
     return answers["error"].mean().item() if "error" in answers else 0.0
 
 
 def _far_off(answers: dict[str, Tensor], others: list[float], margin: float) -> str:
     """Return why a regression's error is too far above the least other, "" where it is not."""
-    error, least = _error(answers), min(others)
-    is_near = error <= least * (1 + margin)
+    error, least = _mean_error(answers), min(others)
+    is_near = error <= least * (1 + margin + ROUNDING)
     return "" if is_near else f"its mean squared error {error:.6g} is above the {least:.6g}"
 
 
@@ -203,7 +204,9 @@ def _compare(
     validation: Path,
 ) -> Decision:
     answers, theirs = _answers(champion, validation)
-    errors = [_error(theirs), *_past_scores(client, champion, "val_loss")]
+    errors = [_mean_error(theirs)]
+    if "error" in answers:
+        errors += _past_scores(client, champion, "val_loss")
     if far := _far_off(answers, errors, wish["margin"]):
         return Decision(False, f"{far} of the best champion")
     own, other = _right(answers, theirs)

@@ -55,7 +55,7 @@ def register(mirror: Mirror) -> ModelVersion | None:
             model = _log_model(mirror, info, model)
         version = find_version(client, name, info)
         if version is None or is_model_deleted(client, version):
-            version = _create_version(mirror, info, name, model)
+            version = _create_version(mirror, info, name, model, version)
         _update_tags(mirror, version, info)
         _point_alias(client, version, info.architecture)
         describe_version(client, version, mirror.log)
@@ -84,7 +84,10 @@ def _model_digest(version: ModelVersion) -> str:
         return ModelInfo.from_json(read_json(path)).digest
 
 
-def _create_version(mirror: Mirror, info: ModelInfo, name: str, model: LoggedModel) -> ModelVersion:
+def _create_version(
+    mirror: Mirror, info: ModelInfo, name: str, model: LoggedModel, lost: ModelVersion | None
+) -> ModelVersion:
+    """Make a version of a run's model, as new as the one it replaces."""
     client, log, lineage = mirror.client, mirror.log, mirror.run.data.tags
     with suppress(MlflowException):  # it exists
         text = f"Models that Lineup trained on {info.dataset}."
@@ -100,6 +103,7 @@ def _create_version(mirror: Mirror, info: ModelInfo, name: str, model: LoggedMod
             **{key: lineage[key] for key in ("git_commit", "git_dirty") if key in lineage},
             "verified": "equal to the trained model on every test input, within 1e-5",
             **_tags(mirror, info),
+            TRAINED_AT: str(max(_order(mirror), _trained_at(lost) if lost else 0)),
         },
     )
 
@@ -155,20 +159,22 @@ def signature(info: ModelInfo) -> ModelSignature:
 def _log_model_points(mirror: Mirror, info: ModelInfo, model_id: str) -> None:
     """Give the model its run's points, and last the scores of the file that ships.
 
-    MLflow ranks models by their last point. It writes them to the run too, which keeps one of each
-    as they have the times that it knows.
+    MLflow ranks models by their last point, and writes them to the run too. It is one point there
+    if it has the same time, so that a clone takes the times which the run has.
     """
     log = mirror.log
     validation, test = (_dataset(mirror, split) for split in ("validation", "test"))
     points, _ = log.read_points()
     epochs = [point for point in points if "train_loss" in point["values"]]
     scores = read_json(log.evaluation / SCORES)
+    times = mirror.find_times() if mirror.cursor["is_guest"] else {}
     evaluated_at = read_json(log.evaluation_note)["time"]
+    tested_at = [time for (name, _), time in times.items() if name.startswith("test_")]
     last = max((point["time"] for point in epochs), default=0)  # later where the clock was set back
-    own = {"time": max(evaluated_at, last + 1), "step": max(len(epochs), 1)}
+    time = max(tested_at, default=max(evaluated_at, last + 1, *times.values()))
+    own = {"time": time, "step": max(len(epochs), 1)}
     shipped = {name: value for name, value in scores.items() if name.startswith("val_")}
     tested = {name: value for name, value in scores.items() if name.startswith("test_")}
-    times = mirror.find_times() if mirror.cursor["is_guest"] else {}  # a clone's are others
     metrics = to_metrics(epochs, times, model_id=model_id, **validation)
     metrics += to_metrics([own | {"values": shipped}], model_id=model_id, **validation)
     metrics += to_metrics([own | {"values": tested}], model_id=model_id, **test)

@@ -68,8 +68,9 @@ def client_for_user() -> MlflowClient:
         connected = client()
         connected.search_registered_models(max_results=1)  # a server may refuse this user
     except Exception as error:  # of MLflow, a database's driver, an artifact store's client
-        text = f"MLflow at {location.shown_uri()}: {summary(error)}"
-        raise _explain_to_user(error, text) from None
+        if isinstance(error, UserError) or lacks_memory(error):
+            raise
+        raise UserError(f"MLflow at {location.shown_uri()}: {summary(error)}") from None
     return connected
 
 
@@ -142,13 +143,10 @@ def download(uri: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(uri))
     except Exception as error:
+        if isinstance(error, UserError) or lacks_memory(error):
+            raise
         names = sorted(model.name for model in connected.search_registered_models())
         known = ", ".join(names) or "none yet: run dvc repro, or make sync after dvc pull"
         where = location.shown_uri()
         text = f"{uri} could not be loaded from {where} ({summary(error)}); registered: {known}"
-        raise _explain_to_user(error, text) from None
-
-
-def _explain_to_user(error: Exception, text: str) -> Exception:
-    """Return a UserError of `text`, unless a failure of the store is not what happened."""
-    return error if isinstance(error, UserError) or lacks_memory(error) else UserError(text)
+        raise UserError(text) from None

@@ -22,7 +22,7 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from lineup.errors import lacks_memory
+from lineup.errors import UserError, lacks_memory
 from lineup.files import read_json, sha256, write_json
 from lineup.paths import CODE, RUN_JSON, state_dir
 from lineup.tensors import read_tensors, write_tensors
@@ -30,7 +30,7 @@ from lineup.tensors import read_tensors, write_tensors
 if TYPE_CHECKING:  # evaluate, which removes checkpoints, depends on no training code
     from lineup.training.trainer import Trainer
 
-_digest_at_start = cache(sha256)  # of code: a process goes on with what it has loaded
+_first_digest = cache(sha256)  # of code: a process goes on with what it has loaded
 SECONDS_BETWEEN_SAVES = 6.0  # with the time of a save, less than ten seconds of work can be lost
 State = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -84,10 +84,11 @@ class Checkpoint:
             if self.progress_file.exists():
                 self._warn(f"incomplete ({error})")
         except Exception as error:  # damaged bytes may fail anywhere
-            is_folder = isinstance(error, IsADirectoryError)
-            may_pass = isinstance(error, OSError) and not is_folder  # of a disk, of a network
-            if may_pass or lacks_memory(error):
+            if lacks_memory(error):
                 raise
+            if isinstance(error, OSError):  # of a disk or a network, and may pass
+                hint = f"try again; if it stays so, remove {self.folder}: training starts again"
+                raise UserError(f"the checkpoint can't be read ({error}); {hint}") from None
             self._warn(f"damaged ({getattr(error, 'problem', error)})")
         self.discard()
         self.run_id = self.run_id or uuid.uuid4().hex
@@ -157,4 +158,4 @@ def code_digests(stage: str, item: str) -> dict[str, str]:
     """Return the SHA-256 of each source file that dvc.yaml names as a dep of a `foreach` stage."""
     pipeline = yaml.safe_load((CODE / "dvc.yaml").read_text(encoding="utf-8"))
     names = [name.replace("${item}", item) for name in pipeline["stages"][stage]["do"]["deps"]]
-    return {name: _digest_at_start(CODE / name) for name in names if name.endswith(".py")}
+    return {name: _first_digest(CODE / name) for name in names if name.endswith(".py")}

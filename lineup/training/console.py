@@ -153,7 +153,7 @@ class Console:
     def finish(self, folder: Path) -> None:
         """Say which epoch is the best, with its scores, and how long the loop took."""
         progress = self.trainer.progress
-        scores = ", ".join(f"{key} {value:.4f}" for key, value in progress.best_scores.items())
+        scores = ", ".join(f"{key} {value:.4g}" for key, value in progress.best_scores.items())
         since = " since it resumed" if self.is_resumed else ""
         self.say(f"best epoch {progress.best_epoch}, {scores}, in {self.seconds:.1f} s{since}")
 

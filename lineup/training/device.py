@@ -155,6 +155,6 @@ def explain_memory() -> Iterator[None]:
         text = str(error).strip() or type(error).__name__
         detail = text.splitlines()[0].partition(" GPU ")[0]
         hint = "try a smaller batch_size, a smaller network, or smaller images"
-        if "CUDA" in text:  # which holds all images of the training, too
+        if "CUDA" in text:  # a GPU's memory holds all images of the training, too
             hint += ", or train.device=cpu"
         raise UserError(f"the memory is too small for this training; {hint} ({detail})") from None

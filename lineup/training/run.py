@@ -49,6 +49,6 @@ def run_training(setup: Setup, params: Params, folder: Path) -> float | None:
         for listener in listeners:
             listener.finish(folder)
     if interruption.requested:  # after the last step
-        print("interrupted; this training is finished, and the same command goes on behind it")
+        print("interrupted, but this training is finished; the same command goes on from here")
         raise SystemExit(INTERRUPTED)
     return seconds

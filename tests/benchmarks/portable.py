@@ -91,7 +91,7 @@ def main(
 ) -> None:
     """Train, and compare the bytes with portable.txt; the exit code is 1 where they differ."""
     changed = ["git", "diff", "--quiet", "HEAD", "--", "params.yaml"]
-    if not cost and subprocess.run(changed, cwd=ROOT, check=False).returncode:
+    if not cost and subprocess.run(changed, cwd=ROOT, check=False).returncode == 1:
         hint = "try: git stash, make verify, git stash pop"
         raise SystemExit(
             f"params.yaml is changed, and {KNOWN.name} is of the one that ships; {hint}"

@@ -128,6 +128,11 @@ def test_a_person_draws_or_drops_a_picture_and_sees_what_each_model_says(photo, 
         page.tabs()["Drop"].click()
         page.drop(photo)
         wait_for(lambda: page.answers() == said(models, photo))
+        (tmp_path / "notes.png").write_text("no picture")
+        page.find_later("#file button[aria-label='Remove Image']").click()
+        page.drop(tmp_path / "notes.png")
+        wait_for(lambda: "not an image that we read (PNG" in page.find("body").text)
+        assert page.answers() == [{}, {}]
         elsewhere = (page.address, "data:", "blob:")
         assert [url for url in page.requests() if not url.startswith(elsewhere)] == []
 

@@ -127,19 +127,19 @@ def test_trainings_on_different_splits_are_not_put_together(project):
     project.set(split__seed=9)
     project.run("python", "-m", "stages.split")
     seeds.go_on()
-    assert "was trained on other data, or another split, than data/ holds" in seeds.output(2)
+    assert "data/ was changed meanwhile; run the same command again" in seeds.output(2)
     assert not Path("seeds").exists()
 
 
-def test_a_comparison_says_where_unlike_nodes_trained(table, tmp_path, monkeypatch, capsys):
+def test_a_comparison_says_where_several_processors_trained(table, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rows = table.to_dict("records")
     report(rows, "4 seeds", "models.cnn.dropout=0.1", 0.95)
-    assert "unlike nodes" not in Path("seeds/seeds.md").read_text()
+    assert "several processors" not in Path("seeds/seeds.md").read_text()
     rows[0]["processor"] = "an older one"
     report(rows, "4 seeds", "models.cnn.dropout=0.1", 0.95)
     for said in (capsys.readouterr().out, Path("seeds/seeds.md").read_text()):
-        assert "unlike nodes trained these, so a part may be theirs: a new one; an older" in said
+        assert "several processors, which may compute otherwise: a new one, an older" in said
 
 
 def runs_of(client, architecture):

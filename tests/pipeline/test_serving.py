@@ -81,7 +81,7 @@ def test_a_model_of_other_code_than_todays_is_not_rebuilt(project, monkeypatch):
 
     lineup.load("models:/digits@linear")
     monkeypatch.setattr(linear, "build", build)
-    with pytest.raises(UserError, match=r"linear\.py has changed since this model was trained"):
+    with pytest.raises(UserError, match=r"the code has changed since this model \(linear\) was"):
         lineup.load("models:/digits@linear")
 
 

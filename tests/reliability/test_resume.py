@@ -16,6 +16,7 @@ from helpers.training import Recorder, make_small_project, pictures, recipe, run
 from helpers.waiting import wait_for
 
 from lineup import architectures
+from lineup.errors import UserError
 from lineup.files import read_json
 from lineup.params import load_params
 from lineup.process import is_alive
@@ -164,12 +165,15 @@ def test_a_damaged_checkpoint_is_reported_and_ignored(saved, damage):
     assert len(later.run_id) == 32 and not list(later.folder.glob("state-*"))
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ESTALE, "Stale file handle")])
-def test_a_checkpoint_that_can_not_be_read_just_now_stays(saved, error, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(MemoryError(), MemoryError), (OSError(errno.ESTALE, "Stale file handle"), UserError)],
+)
+def test_a_checkpoint_that_can_not_be_read_just_now_stays(saved, error, told, monkeypatch):
     def fail(path):
         raise error
 
-    with monkeypatch.context() as patch, pytest.raises(type(error)):
+    with monkeypatch.context() as patch, pytest.raises(told):
         patch.setattr("lineup.training.checkpoints.read_tensors", fail)
         Checkpoint("a" * 32).load()
     state, _ = Checkpoint("a" * 32).load()

@@ -75,7 +75,7 @@ def test_a_resumed_training_says_where_and_that_its_time_is_of_the_last_piece(ma
     assert [line.split("  ")[0] for line in epochs] == [f"mlp: epoch {n}/3" for n in (1, 2, 3)]
     assert all(" val_accuracy " in line for line in epochs)
     row = trainer.progress.best_row
-    scores = f"best epoch {row['epoch']}, val_loss {row['val_loss']:.4f}, val_accuracy "
+    scores = f"best epoch {row['epoch']}, val_loss {row['val_loss']:.4g}, val_accuracy "
     assert scores in best and best.endswith(" s since it resumed")
 
 

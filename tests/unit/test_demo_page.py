@@ -1,6 +1,7 @@
 """What the demo's page says of a picture; how it looks is tried with a browser."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from helpers.demo import FRAMING, write_models
@@ -65,14 +66,28 @@ def test_a_dropped_picture_reaches_the_models_as_the_file_that_it_is(classifiers
     assert handed_over == str(path)
 
 
+def test_what_is_no_picture_is_told_with_the_reason_and_clears_the_answers(
+    classifiers, tmp_path, monkeypatch
+):
+    warnings = []
+    monkeypatch.setattr("gradio.Warning", warnings.append)
+    path = tmp_path / "notes.png"
+    path.write_text("no picture")
+    blocks = build_page(classifiers).blocks.values()
+    (drop,) = [block for block in blocks if getattr(block, "elem_id", "") == "file"]
+    handed_over = drop.preprocess(ImageData(path=str(path), orig_name="notes.png"))
+    assert look(Path(handed_over), list(classifiers.values())) == [None, None, None]
+    assert len(warnings) == 1 and "not an image that we read (PNG" in warnings[0]
+
+
 def test_of_registered_models_those_of_the_newest_ones_size_are_shown(classifiers, capsys):
     first, second, *_ = classifiers.values()
     other = replace(first, metadata=first.metadata | {"shape": [1, 8, 8]}, version="2")
     found = {"old": other, "cnn": replace(second, version="11"), "mlp": replace(first, version="3")}
-    assert list(demo._of_one_size(found)) == ["cnn", "mlp"]
+    assert list(demo._choose_one_size(found)) == ["cnn", "mlp"]
     assert "left out, of another size of pictures: old;" in capsys.readouterr().out
     del found["old"]
-    assert demo._of_one_size(found) == found and not capsys.readouterr().out
+    assert demo._choose_one_size(found) == found and not capsys.readouterr().out
 
 
 def test_models_for_pictures_of_different_sizes_are_refused(models, tmp_path):

@@ -186,7 +186,7 @@ def test_a_run_stays_where_it_is_when_its_experiment_gets_another_name(client):
     client.rename_experiment(experiment.experiment_id, "e of autumn")
     log.add_point(1, {"loss": 0.5})
     log.set_status("FINISHED")
-    assert mirror(log, client) is None  # nothing is in a new "e"
+    assert mirror(log, client) is None and not client.get_experiment_by_name("e")  # no new "e"
     run = runs(client, "e of autumn")["n"]
     assert run.data.metrics == {"loss": 0.5} and run.info.status == "FINISHED"
     client.delete_experiment(experiment.experiment_id)

@@ -17,6 +17,9 @@ def test_a_program_that_computes_beside_is_seen():
         wait_for(busy.stdout.readline)
         with watch_others() as others:
             time.sleep(1)
+        with watch_others() as briefly:
+            time.sleep(0.05)
+        assert briefly.cores == 0  # the system counts too roughly for that
         assert others.cores > 0.4 and "while other programs used" in str(others)
     finally:
         busy.kill()

@@ -109,6 +109,12 @@ def test_every_picture_about_classes_is_drawn_for_any_number_of_them(tmp_path, c
         assert min(size(file)) > 150
 
 
+def test_a_calibration_of_few_images_is_labelled_in_plain_numbers(path, drawn):
+    probabilities, labels = guesses(6, 3)
+    plots.draw_calibration(metrics.calibration(probabilities, labels), 0.1, path)
+    assert not [text for text in texts(drawn[0]) if "$" in text]
+
+
 def test_a_confusion_without_errors_has_no_scale_of_them(path, drawn):
     plots.draw_confusion(np.diag([3, 4]), ["cat", "dog"], path)
     assert len(drawn[0].axes) == 1
@@ -210,10 +216,21 @@ def test_the_leaderboard_of_a_regression_shows_losses(path, drawn):
     assert {"3.25", "8", "1"} <= set(texts(drawn[0]))
 
 
-def test_tables_and_predictions_of_a_regression_are_drawn_however_wide(tmp_path):
+def test_the_states_of_all_steps_are_one_picture_whichever_comes_first(path, drawn):
+    layers = {"LSTM (1)": torch.randn(20, 1, 30), "Linear (2)": torch.randn(1, 20, 30)}
+    image_plots.draw_activations(images(1, 1, 9, 9)[0], layers, path)
+    said = texts(drawn[0])
+    assert [text for text in said if "20 steps × 30 units" in text] == [
+        "LSTM (1)   20 steps × 30 units",
+        "Linear (2)   20 steps × 30 units",
+    ]
+
+
+def test_tables_and_predictions_of_a_regression_are_drawn_however_wide(tmp_path, drawn):
     inputs, targets = torch.randn(64, 1000), torch.randn(64, 10)
     plots.draw_table(inputs, targets, named(10), tmp_path / "table.png")
     plots.draw_predictions(targets, targets, named(10), tmp_path / "predictions.png")
+    assert "10 targets; 6 shown" in texts(drawn[-1])
     assert max(*size(tmp_path / "table.png"), *size(tmp_path / "predictions.png")) <= 1300
 
 

@@ -345,6 +345,7 @@ def test_a_file_named_twice_is_answered_twice(model, pictures, capsys):
     [
         ("nothing.png", {}, "there is no file or folder 'nothing.png'"),
         (".", {}, "holds no picture"),
+        ("caf\udce9.png", {}, r"the name 'caf\\udce9.png' is not UTF-8; rename it"),
         ("-", {"as_json": True, "as_csv": True}, "choose one of --json and --csv"),
         ("a.png", {"model": "export"}, "no model at 'export'; name it as models:/"),
         ("a.png", {"model": "a.png"}, "no model at 'a.png'"),
