@@ -92,7 +92,7 @@ def _draw_trials(axes: Axes, table: pd.DataFrame, is_highest_best: bool, monitor
         axes.yaxis.set_major_formatter(percent)
     axes.set(xlabel="trial", title=f"{monitor} of the best epoch")
     axes.grid(True, axis="y")
-    axes.legend(fontsize="small")
+    axes.figure.legend(loc="outside lower left", ncols=3, fontsize="small")
 
 
 def _draw_importances(axes: Axes, study: optuna.Study) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from torch import Tensor
 
+from lineup.errors import DamagedError
 from lineup.evaluation.comparisons import mcnemar
 from lineup.files import read_json
 from lineup.paths import VALIDATION
@@ -119,10 +121,14 @@ def decide(
         return Decision(is_forced, f"export.promote is '{wish['promote']}'", is_forced)
     if champion is None:
         return Decision(True, "there was no champion")
-    if obstacle := _obstacle(client, candidate, champion):
+    obstacle, theirs = _obstacle(client, candidate, champion), None
+    if not obstacle:
+        theirs = _answers_of(champion)
+        obstacle = "" if theirs else "has a damaged file of its validation answers"
+    if obstacle:
         hint = "so they can't be compared; to replace it: dvc exp run -S export.promote=always"
         return Decision(False, f"champion version {champion.version} {obstacle}, {hint}")
-    return _compare(client, candidate, champion, wish, validation)
+    return _compare(client, candidate, champion, wish, read_tensors(validation), theirs)
 
 
 def _has_replaced(client: MlflowClient, candidate: ModelVersion, champion: ModelVersion) -> bool:
@@ -156,7 +162,9 @@ def _decide_late(
     is_forced = FORCED_AT in champion.tags
     if is_forced or wish["promote"] == "never" or _obstacle(client, candidate, champion):
         return Decision(False, order)
-    answers, theirs = _answers(champion, validation)
+    answers, theirs = read_tensors(validation), _answers_of(champion)
+    if theirs is None:
+        return Decision(False, order)
     if far := _far_off(answers, [_mean_error(theirs)], wish["margin"]):
         return Decision(False, f"{order}, and {far}")
     own, other = _right(answers, theirs)
@@ -166,15 +174,12 @@ def _decide_late(
     return Decision(is_worse, f"{order} and {verdict}")
 
 
-def _answers(
-    champion: ModelVersion, validation: Path
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return of candidate and champion which validation examples are `correct`, or the `error`."""
+def _answers_of(champion: ModelVersion) -> dict[str, Tensor] | None:
+    """Return which validation examples are `correct`, or the `error`; None of a damaged file."""
     source = f"models:/{champion.name}/{champion.version}/extra_files/{VALIDATION}"
-    own = read_tensors(validation)
-    with tempfile.TemporaryDirectory() as temporary:
-        other = read_tensors(Path(mlflow.artifacts.download_artifacts(source, dst_path=temporary)))
-    return own, other
+    with tempfile.TemporaryDirectory() as temporary, suppress(DamagedError):
+        return read_tensors(Path(mlflow.artifacts.download_artifacts(source, dst_path=temporary)))
+    return None
 
 
 def _mean_error(answers: dict[str, Tensor]) -> float:
@@ -201,9 +206,9 @@ def _compare(
     candidate: ModelVersion,
     champion: ModelVersion,
     wish: dict[str, Any],
-    validation: Path,
+    answers: dict[str, Tensor],
+    theirs: dict[str, Tensor],
 ) -> Decision:
-    answers, theirs = _answers(champion, validation)
     errors = [_mean_error(theirs)]
     if "error" in answers:
         errors += _past_scores(client, champion, "val_loss")

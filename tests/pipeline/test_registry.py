@@ -1,5 +1,6 @@
 """The registry: one version per model, aliases that move for a reason, a gate before champion."""
 
+import re
 import shutil
 import subprocess
 import time
@@ -17,6 +18,7 @@ from lineup.tracking.catalog import registered_architectures
 from lineup.tracking.names import MODEL_TAG, RUN_ID
 from lineup.tracking.registry import aliased, is_model_deleted
 from lineup.tracking.run_log import RunLog, now_ms
+from lineup.tracking.sqlite_tables import find_model_locally
 from lineup.tracking.sync import record_evaluations, record_export
 
 GATE = {"promote": "gate", "level": 0.05, "margin": 0.002}
@@ -83,6 +85,15 @@ def test_a_version_says_what_it_is_and_how_to_get_and_reproduce_it(project):
     assert {name for name in found.tags if name in scores} == {"parameters", "val_accuracy"}
     assert found.tags["val_accuracy"] == str(scores["val_accuracy"])
     model = client.get_logged_model(found.source.removeprefix("models:/"))
+    folder = find_model_locally("models:/digits@champion")[0]
+    pins = (folder / "requirements.txt").read_text().splitlines()
+    assert sorted(re.sub("==.*", "", pin) for pin in pins) == [
+        "mlflow",
+        "numpy",
+        "onnx",
+        "onnxruntime",
+    ]
+    assert (folder / "input_example.json").exists() or list(folder.glob("*input_example*"))
     known = {metric.key: metric.value for metric in model.metrics}
     assert {name: known[name] for name in scores if "_" in name} == {
         name: score for name, score in scores.items() if "_" in name
@@ -153,6 +164,15 @@ def test_a_significantly_worse_model_becomes_challenger_with_numbers(registry):
     assert gate in version(registry, 2).description
     assert export(promote="always").endswith("is the champion: export.promote is 'always'")
     assert aliases(registry) == {"linear": 2, "champion": 2}
+
+
+def test_the_gates_test_is_one_sided_and_of_the_level_that_is_set(registry):
+    train(40)
+    export()
+    train(35)  # of five pairs that differ none is for it: p = 1/32, two-sided 1/16
+    assert "p = 0.0312 in the exact McNemar test" in export(margin=1)
+    assert aliases(registry)["challenger"] == 2
+    assert "version 2 is the champion" in export(level=0.03, margin=1)
 
 
 def test_a_better_and_an_equal_model_move_the_champion(registry):

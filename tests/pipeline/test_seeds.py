@@ -77,7 +77,6 @@ def test_every_seed_is_the_training_of_dvc_repro_and_trained_once(project):
         scores = read_json(Path("evaluation", name, "metrics.json"))
         row = found.loc[(name, 3)]
         assert {key: row[key] for key in scores} == pytest.approx(scores)
-        assert row["test_accuracy"] != found.loc[(name, 4)]["test_accuracy"] or name == "mlp"
     kept = {sha256(path) for path in Path(".lineup/seeds").glob("*/model.safetensors")}
     assert len(kept) == 4
     assert {sha256(Path("models", name, "model.safetensors")) for name in ("linear", "mlp")} < kept

@@ -125,7 +125,8 @@ def test_pickles_in_the_place_of_a_stores_files_are_refused(project, champion, t
         stage("predict", ["data/digits/3"])
     with pytest.raises(UserError, match="is not a safetensors file"):
         lineup.load("models:/digits@champion")
-    print(record_export("linear", GATE))
+    decision = record_export("linear", GATE)
+    assert "has a damaged file of its validation answers, so they can't be compared" in decision
 
 
 def test_what_is_planted_here_would_be_run_by_mlflow(champion, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from lineup.files import read_json
 from lineup.params import load_params
 from lineup.process import is_alive
 from lineup.training.checkpoints import Checkpoint, code_digests, fingerprint
+from lineup.training.device import prepare_machine
 from lineup.training.interruption import Interruption
 from lineup.training.session import Interrupted, drive
 from lineup.training.setup import set_up
@@ -198,7 +200,18 @@ def test_all_that_shapes_the_result_shapes_the_fingerprint_and_nothing_else(tmp_
         changed = set_up(load_params(), "mlp").config
         assert fingerprint(changed) != fingerprint(config)
         config = changed
-    for key in ("threads", "torch", "data", "split", "code"):
+    machine = prepare_machine(load_params().recipe("mlp")[0])
+    for change in (
+        {"threads": 77},
+        {"torch": "2.0"},
+        {"processor": "another"},
+        {"precision": "bfloat16" if machine.precision == "float32" else "float32"},
+    ):
+        with monkeypatch.context() as patch:
+            other = replace(machine, **change)
+            patch.setattr("lineup.training.setup.prepare_machine", lambda _, other=other: other)
+            assert fingerprint(set_up(load_params(), "mlp").config) != fingerprint(config)
+    for key in ("data", "split", "code"):
         assert fingerprint(config) != fingerprint(config | {key: 0})
     code = set(code_digests("train", "mlp"))
     shaping = {"stages/train.py", "lineup/training/trainer.py", "lineup/architectures/mlp.py"}

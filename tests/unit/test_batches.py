@@ -136,11 +136,12 @@ def test_scale_moves_what_lies_outside_the_middle_in_and_out():
     assert 1 / 1.2 - 0.05 < ratio.min() < 0.9 and 1.1 < ratio.max() < 1 / 0.8 + 0.05
 
 
-def test_shear_shifts_rows_in_proportion_to_their_height():
-    images = torch.zeros(64, 1, 21, 21)
-    images[:, :, :, 10] = 1.0  # a vertical line
+@pytest.mark.parametrize("width", [21, 63])
+def test_shear_shifts_rows_in_proportion_to_their_height(width):
+    images = torch.zeros(64, 1, 21, width)
+    images[:, :, :, width // 2] = 1.0  # a vertical line
     slanted = draw(images, shear=0.3)
-    place = torch.arange(21) - 10.0
+    place = torch.arange(width) - width // 2
     top = (slanted[:, 0, 3] * place).sum(1) / slanted[:, 0, 3].sum(1)
     bottom = (slanted[:, 0, 17] * place).sum(1) / slanted[:, 0, 17].sum(1)
     assert torch.allclose(top, -bottom, atol=0.2)

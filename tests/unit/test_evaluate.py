@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -106,10 +107,27 @@ def test_order_batch_size_and_a_short_last_batch_change_no_figure(evaluated, mon
     assert confusion == Path("evaluation/plots/confusion.csv").read_text()
 
 
-def test_two_evaluations_differ_in_nothing_but_the_time_per_image(evaluated):
-    first = contents("evaluation", but=["leaderboard"])
+def test_the_intervals_are_of_the_confidence_that_is_set(evaluated):
+    def interval():
+        scores = json.loads(Path("evaluation/mlp/metrics.json").read_text())
+        return scores["test_accuracy_low"], scores["test_accuracy_high"]
+
+    low, high = interval()
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["evaluate"]["confidence"] = 0.5
+    Path("params.yaml").write_text(yaml.safe_dump(params))
     evaluate.main()
-    assert first == contents("evaluation", but=["leaderboard"])
+    assert low < interval()[0] < interval()[1] < high
+
+
+def test_two_evaluations_differ_in_nothing_but_the_time_per_image(evaluated):
+    def timeless():
+        table = pd.read_csv(LEADERBOARD_CSV).drop(columns="time_per_image_us")
+        return table.to_csv(), contents("evaluation", but=["leaderboard"])
+
+    first = timeless()
+    evaluate.main()
+    assert first == timeless()
 
 
 def test_confusion_counts_every_test_image_once_and_keeps_the_order_of_the_classes(evaluated):

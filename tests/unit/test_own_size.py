@@ -94,6 +94,15 @@ def test_a_number_is_obeyed_and_dataset_yaml_holds_where_params_leave_it_open():
     assert describe().shape == [1, 12, 12]
 
 
+@pytest.mark.parametrize("part", [0.2, 0.4])
+def test_the_test_takes_the_part_that_is_set(part):
+    flowers(FLOWERS)
+    choose(test=part)
+    fetch.main()
+    count = len(load("test")[1])
+    assert count == round(part * (count + len(load("train")[1])))
+
+
 def test_a_mistake_in_dataset_yaml_is_named():
     flowers(FLOWERS)
     (FLOWERS / "dataset.yaml").write_text("sise: 24\n")

@@ -370,10 +370,7 @@ def test_an_unknown_architecture_on_the_command_line_is_named():
     assert result.returncode == 2 and "did you mean 'cnn'?" in result.stderr
 
 
-@pytest.mark.parametrize(
-    "stage",
-    ["fetch", "split", "train", "evaluate", "export", "predict", "sync", "report", "demo"],
-)
+@pytest.mark.parametrize("stage", sorted(path.stem for path in (ROOT / "stages").glob("[!_]*.py")))
 def test_help_comes_without_the_heavy_imports(stage):
     program = str(ROOT / "tests" / "programs" / "help_lightly.py")
     result = Project(ROOT).run("python", program, f"stages.{stage}", PYTHONPATH=str(ROOT))

@@ -63,13 +63,6 @@ def by_hand(weight, bias):
                 tensor.grad.zero_()
 
 
-def test_the_table_is_the_tutorials():
-    inputs, targets = yields()
-    weather = [[73, 67, 43], [91, 88, 64], [87, 134, 58], [102, 43, 37], [69, 96, 70]]
-    assert inputs.tolist() == weather
-    assert targets.tolist() == [[56, 70], [81, 101], [119, 133], [22, 37], [103, 119]]
-
-
 def test_linear_on_yields_follows_gradient_descent_written_by_hand_step_by_step():
     """Equal to float32's rounding: sums run in another order, and the fused step may round
     w − lr·g once, not twice.

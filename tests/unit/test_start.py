@@ -70,7 +70,9 @@ def test_what_is_no_lack_of_memory_keeps_its_traceback(monkeypatch):
 def test_make_says_at_once_that_there_is_no_git_repository(tmp_path):
     project = Project(tmp_path)
     copy_sources(tmp_path)
-    done = project.run("make", "git", check=False, GIT_CEILING_DIRECTORIES=str(tmp_path.parent))
+    done = project.run(
+        "make", "git", check=False, GIT_CEILING_DIRECTORIES=str(tmp_path.parent), LC_ALL="C"
+    )
     assert done.returncode == 2 and "not a git repository" in done.stderr  # git's own words
     assert "dvc config --local core.no_scm true" in done.stdout + done.stderr
     project.run("dvc", "config", "--local", "core.no_scm", "true")
