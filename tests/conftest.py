@@ -22,6 +22,11 @@ settings.register_profile("long", max_examples=10_000, derandomize=False)
 settings.load_profile("default")
 
 
+def pytest_configure():
+    """Give each of the processes that test at once, and inherit this, one thread."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_collection_modifyitems(items):
     """Start with the longest module, so that the processes end together."""
     items.sort(key=lambda item: "pipeline" not in item.nodeid)
