@@ -43,6 +43,8 @@ git:
 	@grep -qs no_scm .dvc/config .dvc/config.local || git rev-parse --git-dir >/dev/null || \
 		{ echo "DVC needs a Git repository, and git says why it has none here. Clone it, or: git init && git add --all &&" \
 		"git commit -m start; or, without Git: make .venv/.complete; .venv/bin/dvc config --local core.no_scm true"; exit 2; }
+	@git config user.email >/dev/null || echo "dvc exp run will need to know who you are:" \
+		"git config --global user.name Ann; git config --global user.email ann@example.org"
 
 test: $(ENV)  ## what must hold of the code, in under five minutes
 	python -m pytest -q

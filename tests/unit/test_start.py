@@ -79,6 +79,18 @@ def test_make_says_at_once_that_there_is_no_git_repository(tmp_path):
     project.run("make", "git", GIT_CEILING_DIRECTORIES=str(tmp_path.parent))
 
 
+@pytest.mark.parametrize("email", ["", "ann@example.org"])
+def test_make_says_so_where_git_lacks_the_name_that_experiments_need(email, tmp_path):
+    project = Project(tmp_path)
+    copy_sources(tmp_path)
+    project.run("git", "init", "--quiet")
+    if email:
+        project.run("git", "config", "user.email", email)
+    nobody = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    printed = project.run("make", "git", **nobody).stdout
+    assert ("dvc exp run will need to know who you are" in printed) == (not email)
+
+
 def test_make_repro_removes_an_empty_lock_that_a_killed_dvc_left(tmp_path):
     project = Project(tmp_path)
     copy_sources(tmp_path)
