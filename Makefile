@@ -13,11 +13,11 @@ ifneq ($(shell test -w "$$HOME" && echo yes),yes)
 export UV_NO_CACHE := 1
 endif
 
-# one that broke off before pip was in it is made anew
+# one that broke off before pip was in it, or is of another Python than the system's now, is made anew
 define make_environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Lineup needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 2; }
-	test -x $(@D)/bin/python && test -x $(@D)/bin/pip || $(PYTHON) -m venv --clear $(@D)
+	test -x $(@D)/bin/pip && $(@D)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(@D)/bin/uv pip install --python $(@D)/bin/python --quiet --compile-bytecode --require-hashes -r $<
 	$(@D)/bin/uv pip install --python $(@D)/bin/python --quiet --no-deps -e .
@@ -43,7 +43,9 @@ git:
 	@grep -qs no_scm .dvc/config .dvc/config.local || git rev-parse --git-dir >/dev/null || \
 		{ echo "DVC needs a Git repository, and git says why it has none here. Clone it, or: git init && git add --all &&" \
 		"git commit -m start; or, without Git: make .venv/.complete; .venv/bin/dvc config --local core.no_scm true"; exit 2; }
-	@git config user.email >/dev/null || echo "dvc exp run will need to know who you are:" \
+	@grep -qs no_scm .dvc/config .dvc/config.local || \
+		{ git config user.name && git config user.email; } >/dev/null || \
+		echo "dvc exp run will need to know who you are:" \
 		"git config --global user.name Ann; git config --global user.email ann@example.org"
 
 test: $(ENV)  ## what must hold of the code, in under five minutes
@@ -78,7 +80,7 @@ experiments: $(ENV)  ## compare DVC's experiments: what differs, what ships, eac
 report: $(ENV)  ## one self-contained page: report.html
 	python -m stages.report
 
-demo: $(ENV)  ## draw a digit in the browser and see what every registered model says
+demo: $(ENV)  ## draw a digit in the browser and see what the registered models say
 	python -m stages.demo
 
 lint: $(ENV)  ## ruff: mistakes and formatting

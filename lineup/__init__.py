@@ -13,7 +13,7 @@ def load(model: str) -> nn.Module:
     """Rebuild a model from its weights, to train it on: raw inputs in, probabilities out.
 
     `model` is an MLflow URI such as models:/mnist@cnn, or a folder. UserError if there is none, or
-    if the code of its architecture is another one now.
+    if today's code gives other outputs than the model had.
     """
     # Imported here, so that `import lineup` takes no seconds.
     from lineup.paths import ONNX, WEIGHTS

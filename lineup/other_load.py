@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psutil
 
 NOTABLE = 0.25  # cores
-SHORTEST = 0.2  # seconds, as the system counts in hundredths
+_SHORTEST = 0.2  # seconds, as the system counts in hundredths
 
 
 @dataclass
@@ -34,12 +34,12 @@ def watch_others() -> Iterator[OtherLoad]:
     load, start, before = OtherLoad(), time.perf_counter(), _seconds_of_others()
     yield load
     used, elapsed = _seconds_of_others() - before, time.perf_counter() - start
-    if elapsed > SHORTEST:
+    if elapsed > _SHORTEST:
         load.cores = round(max(0.0, used / elapsed), 2)
 
 
 def _seconds_of_others() -> float:
     """Return the seconds that all processes but this one have computed."""
     total, own = psutil.cpu_times(), psutil.Process().cpu_times()
-    niced = getattr(total, "nice", 0.0)  # Linux counts them apart, but for a single process
+    niced = getattr(total, "nice", 0.0)  # Linux: apart from user, but part of it in a process
     return total.user + niced + total.system - own.user - own.system

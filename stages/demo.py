@@ -18,7 +18,8 @@ def main(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="URIs, folders or files; every registered architecture by default.",
+            help="URIs, folders or files; by default all that are registered and take pictures of "
+            "the newest one's size.",
         ),
     ] = None,
     port: Annotated[

@@ -23,7 +23,7 @@ settings.load_profile("default")
 
 
 def pytest_configure():
-    """Give each of the processes that test at once, and inherit this, one thread."""
+    """Give each test process one thread: pytest's workers inherit the environment."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

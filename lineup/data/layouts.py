@@ -37,8 +37,6 @@ LAYOUTS = (
     "a sub-folder of images per class; train/ that holds such sub-folders, with validation/ and "
     "test/ if you have them; or a table of files and labels that dataset.yaml names"
 )
-
-
 _UNREADABLE = {"Cc", "Cs", "Zl", "Zp"}  # controls, halves of characters, ends of lines
 
 

@@ -293,9 +293,8 @@ def _layer(name: str, output: Tensor) -> tuple[str, np.ndarray, _Size]:
         shape = " × ".join(map(str, values.shape[1:]))
         size = _fit(images[0], width / len(images) - _GAP, 1.5)
     elif values.ndim == 3:  # (steps, 1, units), or (1, steps, units)
-        values = values if values.shape[1] == 1 else values.swapaxes(0, 1)
-        images = values.swapaxes(0, 1)
-        shape = f"{len(values)} steps × {values.shape[2]} units"
+        images = values.swapaxes(0, 1) if values.shape[1] == 1 else values
+        shape = f"{images.shape[1]} steps × {images.shape[2]} units"
         size = _Size(width, 1.5)
     else:  # (1, units)
         images = values[None]

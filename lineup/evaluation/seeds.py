@@ -130,9 +130,8 @@ def report(rows: list[dict[str, Any]], title: str, change: str, confidence: floa
     tables, notes = {title: summarise(table)}, []
     processors = sorted(table["processor"].unique())
     if len(processors) > 1:  # of a cluster
-        notes = [
-            f"trained on several processors, which may compute otherwise: {listed(processors)}"
-        ]
+        text = "trained on several processors, whose results may differ slightly"
+        notes = [f"{text}: {listed(processors)}"]
     if change:
         differences = compare_settings(table, confidence)
         score = score_of(table)

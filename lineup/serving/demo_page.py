@@ -98,8 +98,9 @@ def _canvas() -> gradio.Sketchpad:
 
 
 def _file() -> gradio.Image:
-    file = gradio.Image(type="filepath", sources=["upload", "clipboard"], elem_id="file")
-    file.preprocess = lambda upload: upload and upload.path  # Gradio's own opens it, or fails
+    file = gradio.Image(sources=["upload", "clipboard"], elem_id="file")
+    # Gradio's own decodes the file, and shows its own error where it can't
+    file.preprocess = lambda upload: upload and upload.path
     return file
 
 

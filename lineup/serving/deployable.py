@@ -26,8 +26,8 @@ from lineup.tensors import Rows, read_tensors
 
 OPSET = 20
 TOLERANCE = 1e-5  # within which the file equals the trained model
-ROUGH_TOLERANCE = 1e-3  # beyond which it is another one, on whatever machine
-NOISE_SCALES = (255, 25, 5)  # of pixels: strong noise may saturate a softmax
+_ROUGH_TOLERANCE = 1e-3  # beyond which it is another one, on whatever machine
+_NOISE_SCALES = (255, 25, 5)  # of pixels: strong noise may saturate a softmax
 SMALL_BATCHES = {1: 20, 7: 20}  # batch size → how many such batches are verified too
 
 
@@ -196,9 +196,9 @@ def check_same_outputs(model: Deployable, path: Path) -> None:
     """Raise UserError where today's code makes another network of the weights than a file has."""
     noise = torch.rand(8, *model.info.shape, generator=torch.Generator().manual_seed(0))
     dtype = model.example(1).dtype
-    inputs = torch.cat([(scale * noise).to(dtype) for scale in NOISE_SCALES])
+    inputs = torch.cat([(scale * noise).to(dtype) for scale in _NOISE_SCALES])
     outputs, expected = predict_onnx(read_onnx(path), inputs), predict(model, inputs)
-    if difference(outputs, expected, allowed_difference(expected, ROUGH_TOLERANCE)):
+    if difference(outputs, expected, allowed_difference(expected, _ROUGH_TOLERANCE)):
         raise UserError(
             f"the code has changed since this model ({model.info.architecture}) was trained, and "
             "gives other outputs now; go to the commit that its version in MLflow names"
@@ -220,7 +220,7 @@ def difference(outputs: Tensor, expected: Tensor, allowed: Tensor) -> str:
         return f"outputs of shape {tuple(outputs.shape)}; all finite and of shape {wanted} expected"
     gaps = (outputs - expected).abs()
     worst, output = divmod(int((gaps / allowed).argmax()), gaps.shape[1])
-    if gaps[worst, output] <= allowed[output]:
+    gap, most = gaps[worst, output], allowed[output]
+    if gap <= most:
         return ""
-    gap = gaps[worst, output]
-    return f"test input {worst} is off by {gap:.2g}, and {allowed[output]:.2g} is allowed"
+    return f"test input {worst} is off by {gap:.2g}, and {most:.2g} is allowed"

@@ -26,7 +26,7 @@ def model_card(
 ) -> str:
     """Return the model card, in Markdown: what it is, how good, how fast, how it is used.
 
-    `shared_files` is how many test pictures are also in train.
+    `shared_files` is how many test pictures are also in training or validation.
     """
     known = {key: scores[key] for key in MEASURES if key in scores}
     known |= {"parameters": info.parameters, "size_bytes": size_bytes, **speed}
@@ -36,7 +36,7 @@ def model_card(
         measures["test_accuracy"] += f" ({low:.4f} to {high:.4f})"
     if int8:
         measures |= {f"{key} of model.int8.onnx": _readable(int8[key]) for key in INT8_MEASURES}
-    return render("model_card.md.jinja", info=info, measures=measures, shared=shared_files)
+    return render("model_card.md.jinja", info=info, measures=measures, shared_files=shared_files)
 
 
 def _readable(value: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from lineup.tracking.registry import (
 from lineup.tracking.run_log import RunLog, now_ms
 from lineup.tracking.store import registry_lock
 
-ROUNDING = 1e-5  # of a version's tags, which have six digits
+_ROUNDING = 1e-5  # of a version's tags, which have six digits
 MOST_AHEAD = 3_600_000  # milliseconds, of another machine's clock
 PROMOTED_AT = "lineup.promoted_at"  # milliseconds, of the export that made a champion
 FORCED_AT = "lineup.forced_at"  # the same, where `export.promote: always` did
@@ -121,10 +120,7 @@ def decide(
         return Decision(is_forced, f"export.promote is '{wish['promote']}'", is_forced)
     if champion is None:
         return Decision(True, "there was no champion")
-    obstacle, theirs = _obstacle(client, candidate, champion), None
-    if not obstacle:
-        theirs = _answers_of(champion)
-        obstacle = "" if theirs else "has a damaged file of its validation answers"
+    obstacle, theirs = _read_champion(client, candidate, champion)
     if obstacle:
         hint = "so they can't be compared; to replace it: dvc exp run -S export.promote=always"
         return Decision(False, f"champion version {champion.version} {obstacle}, {hint}")
@@ -159,14 +155,14 @@ def _decide_late(
     It would have been the champion before, so it takes the alias from one that is worse.
     """
     order = f"champion version {champion.version} was exported after it"
-    is_forced = FORCED_AT in champion.tags
-    if is_forced or wish["promote"] == "never" or _obstacle(client, candidate, champion):
+    if FORCED_AT in champion.tags or wish["promote"] == "never":
         return Decision(False, order)
-    answers, theirs = read_tensors(validation), _answers_of(champion)
-    if theirs is None:
+    obstacle, theirs = _read_champion(client, candidate, champion)
+    if obstacle:
         return Decision(False, order)
+    answers = read_tensors(validation)
     if far := _far_off(answers, [_mean_error(theirs)], wish["margin"]):
-        return Decision(False, f"{order}, and {far}")
+        return Decision(False, f"{order}, and {far} of that champion")
     own, other = _right(answers, theirs)
     p_worse = mcnemar(other, own)["p_one_sided"]
     is_worse = p_worse < wish["level"]
@@ -174,12 +170,22 @@ def _decide_late(
     return Decision(is_worse, f"{order} and {verdict}")
 
 
-def _answers_of(champion: ModelVersion) -> dict[str, Tensor] | None:
-    """Return which validation examples are `correct`, or the `error`; None of a damaged file."""
+def _read_champion(
+    client: MlflowClient, candidate: ModelVersion, champion: ModelVersion
+) -> tuple[str, dict[str, Tensor]]:
+    """Return why two versions can't be compared, "" if they can, and the champion's answers.
+
+    These are which validation examples are `correct`, or the `error`.
+    """
+    if obstacle := _obstacle(client, candidate, champion):
+        return obstacle, {}
     source = f"models:/{champion.name}/{champion.version}/extra_files/{VALIDATION}"
-    with tempfile.TemporaryDirectory() as temporary, suppress(DamagedError):
-        return read_tensors(Path(mlflow.artifacts.download_artifacts(source, dst_path=temporary)))
-    return None
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(mlflow.artifacts.download_artifacts(source, dst_path=folder))
+            return "", read_tensors(path)
+    except DamagedError:
+        return "has a damaged file of its validation answers", {}
 
 
 def _mean_error(answers: dict[str, Tensor]) -> float:
@@ -190,7 +196,7 @@ def _mean_error(answers: dict[str, Tensor]) -> float:
 def _far_off(answers: dict[str, Tensor], others: list[float], margin: float) -> str:
     """Return why a regression's error is too far above the least other, "" where it is not."""
     error, least = _mean_error(answers), min(others)
-    is_near = error <= least * (1 + margin + ROUNDING)
+    is_near = error <= least * (1 + margin + _ROUNDING)
     return "" if is_near else f"its mean squared error {error:.6g} is above the {least:.6g}"
 
 
@@ -278,7 +284,7 @@ def _write_decision(
     """Keep on the version what was decided."""
     stays = champion is not None and champion.version == version.version
     tags = {}
-    if not stays or "gate" not in version.tags:
+    if not stays or not version.tags.get("gate", "").startswith(decision.alias):
         tags["gate"] = f"{decision.alias}: {decision.reason}"
     if decision.passed:
         tags[PROMOTED_AT] = str(time)

@@ -89,6 +89,8 @@ def _create_version(
 ) -> ModelVersion:
     """Make a version of a run's model, as new as the one it replaces."""
     client, log, lineage = mirror.client, mirror.log, mirror.run.data.tags
+    is_regression = info.task is Task.REGRESSION
+    relative = " (of a target's largest value, where that is above 1)" if is_regression else ""
     with suppress(MlflowException):  # it exists
         text = f"Models that Lineup trained on {info.dataset}."
         client.create_registered_model(name, description=text)
@@ -101,7 +103,7 @@ def _create_version(
             RUN_ID: log.run_id,
             WEIGHTS_TAG: info.weights_sha256,
             **{key: lineage[key] for key in ("git_commit", "git_dirty") if key in lineage},
-            "verified": "equal to the trained model on every test input, within 1e-5",
+            "verified": f"equal to the trained model on every test input, within 1e-5{relative}",
             **_tags(mirror, info),
             TRAINED_AT: str(max(_order(mirror), _trained_at(lost) if lost else 0)),
         },

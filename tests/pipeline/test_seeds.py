@@ -138,7 +138,7 @@ def test_a_comparison_says_where_several_processors_trained(table, tmp_path, mon
     rows[0]["processor"] = "an older one"
     report(rows, "4 seeds", "models.cnn.dropout=0.1", 0.95)
     for said in (capsys.readouterr().out, Path("seeds/seeds.md").read_text()):
-        assert "several processors, which may compute otherwise: a new one, an older" in said
+        assert "several processors, whose results may differ slightly: a new one, an older" in said
 
 
 def runs_of(client, architecture):

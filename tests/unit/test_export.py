@@ -125,8 +125,8 @@ def test_names_of_classes_are_shown_by_the_card_and_never_obeyed():
 
 def test_the_card_says_so_where_test_pictures_are_in_train_too():
     card = model_card(model_info(), {}, {}, size_bytes=1, int8=None, shared_files=30)
-    assert "30 of the test pictures are also in the training set" in card
-    assert "also in the training set" not in model_card(model_info(), {}, {}, 1, None)
+    assert "30 test pictures are also in training or validation" in card
+    assert "also in training" not in model_card(model_info(), {}, {}, 1, None)
 
 
 def test_the_card_says_so_where_outputs_are_means_with_the_mirror_image():

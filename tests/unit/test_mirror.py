@@ -190,7 +190,7 @@ def test_a_run_stays_where_it_is_when_its_experiment_gets_another_name(client):
     run = runs(client, "e of autumn")["n"]
     assert run.data.metrics == {"loss": 0.5} and run.info.status == "FINISHED"
     client.delete_experiment(experiment.experiment_id)
-    assert mirror(log, client).data.metrics == {"loss": 0.5}  # deleted ones come back, as ever
+    assert mirror(log, client).data.metrics == {"loss": 0.5}  # deleted: a new "e" gets all
 
 
 def refuse(*_, **__):
