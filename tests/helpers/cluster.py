@@ -49,6 +49,7 @@ class RayCluster:
     def _start(self, line: str, **environment: str) -> None:
         command = self.inside(RAY, *line.split()[1:], "--disable-usage-stats")
         environment = os.environ | TOKEN | environment
+        environment.pop("OMP_NUM_THREADS", None)  # Ray sets it, to the cores of a training
         subprocess.run(command, env=environment, check=True, capture_output=True)
 
     def add_node(self, cores: int = 1, **environment: str) -> psutil.Process:
