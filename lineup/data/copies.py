@@ -48,11 +48,14 @@ def find_equal_images(*parts: Tensor | Rows) -> Tensor:
     return torch.tensor(originals)
 
 
-def untie_blank_copies(originals: Tensor, images: Tensor | Rows) -> Tensor:
-    """Return `originals`, int64 (N,), in which blank images (N, C, H, W) are copies of none.
+def find_tied_images(images: Tensor | Rows, groups: Tensor | None) -> Tensor:
+    """Return for each image the index of the first equal one, int64 (N,), both on one side.
 
-    They all look alike, and would tie the groups together that they are in.
+    Where there are groups, blank images, which all look alike, tie none of them together.
     """
+    originals = find_equal_images(images)
+    if groups is None:
+        return originals
     own = torch.arange(len(originals))
     copies = (originals != own).nonzero().flatten().tolist()
     blank = [i for i in copies if images[i].float().flatten(1).std(1).max() < BLANK]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lineup.cli import progress
-from lineup.data.copies import count_shared, find_equal_files, find_equal_images, untie_blank_copies
+from lineup.data.copies import count_shared, find_equal_files, find_tied_images
 from lineup.data.dataset_yaml import Images
 from lineup.data.findings import Finding, check_groups, check_linked_folders
 from lineup.data.image_io import (
@@ -66,9 +66,7 @@ def read_images(folder: Path, settings: Images, data: Data) -> ImageFolder:
     preprocessing = _choose_preprocessing(folder.name, pictures.paths, facts, data)
     images = _decode_files(pictures.paths, preprocessing)
 
-    originals = find_equal_images(images)
-    if groups is not None:
-        originals = untie_blank_copies(originals, images)
+    originals = find_tied_images(images, groups)
     train, test = pictures.indices("train"), pictures.indices("test")
     validation = pictures.indices("validation")
     if not len(test):

@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -220,8 +221,9 @@ def _match_files(table: Table, names: Sequence[str], folder: Path, listing: List
     A picture's whole name counts first. Of files that are no pictures only the whole name counts:
     an annotation may lie beside each.
     """
-    pictures, known = _by_name(folder, listing.pictures), _by_spelling(folder, listing.pictures)
-    others = _by_name(folder, listing.others)
+    pictures = _by_spelling(folder, listing.pictures, most=1)
+    others = _by_spelling(folder, listing.others, most=1)
+    known = _by_spelling(folder, listing.pictures)
     found, errors = [], []
     for row, name in zip(table.numbers, names, strict=True):
         plain = _plain(name)
@@ -239,24 +241,19 @@ def _match_files(table: Table, names: Sequence[str], folder: Path, listing: List
     return found
 
 
-def _by_name(folder: Path, paths: Sequence[Path]) -> dict[str, list[Path]]:
+def _by_spelling(
+    folder: Path, paths: Sequence[Path], most: int | None = None
+) -> dict[str, list[Path]]:
+    """Return the files that a name in a table may mean, by that name: the first `most` of each."""
     known: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        known[_plain(str(path.relative_to(folder)))].append(path)
-    return known
-
-
-def _by_spelling(folder: Path, paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return the files that a name in a table may mean, by that name."""
-    known: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        for spelling in _spellings(path.relative_to(folder)):
+        for spelling in islice(_spellings(path.relative_to(folder)), most):
             known[spelling].append(path)
     return known
 
 
 def _spellings(path: Path) -> Iterator[str]:
-    """Yield the names that a table may give a file."""
+    """Yield the names that a table may give a file, the whole one first."""
     parts = path.parts
     for start in range(len(parts)):
         tail = PurePosixPath(*parts[start:])

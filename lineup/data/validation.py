@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineup.data.copies import find_equal_images, untie_blank_copies
+from lineup.data.copies import find_tied_images
 from lineup.data.dataset import Dataset, load, made_by
 from lineup.data.file_table import read_files
 from lineup.data.findings import Finding, SplitImages, check_copies, check_groups, read_findings
@@ -30,9 +30,8 @@ def split_images(dataset: Dataset, settings: Split) -> Result:
     else:
         in_test = _count_test(dataset.classes)
         draw = Draw("validation", "split.validation", settings.validation, settings.seed, in_test)
-        originals, groups = find_equal_images(images), tensors.get("groups")
-        if groups is not None:
-            originals = untie_blank_copies(originals, images)
+        groups = tensors.get("groups")
+        originals = find_tied_images(images, groups)
         train, validation = stratified_split(labels, draw, dataset.classes, originals, groups)
     mean, std = channel_statistics(Rows(images, train))
 
